@@ -1,0 +1,528 @@
+//! The configuration: one TOML file, every key optional.
+//!
+//! `packaging/lastmile.toml` shows every key with its default. A key or value that is wrong is
+//! refused with the file, the line, a caret at the place and what would be right.
+
+mod problem;
+
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use problem::Problem;
+
+/// Plain HTTP and HTTPS: where video servers listen.
+pub const DEFAULT_PORTS: [u16; 2] = [80, 443];
+/// Every flow is watched.
+pub const DEFAULT_SAMPLE_ONE_IN: u32 = 1;
+/// Flows kept in the kernel's map: 64 MiB of it at 1 KiB a flow.
+pub const DEFAULT_MAX_FLOWS: u32 = 65_536;
+/// An LRU map keeps free lists per CPU, so that a small one loses entries that it should hold.
+pub const MIN_MAX_FLOWS: u32 = 1_024;
+/// One snapshot a flow a second.
+pub const DEFAULT_REPORT_INTERVAL_MS: u32 = 1_000;
+/// A flow without a packet for this long is closed as `idle`. Above the keep-alive time of the
+/// common web servers (75 s), so that a paused player keeps its flow.
+pub const DEFAULT_IDLE_S: u32 = 120;
+/// One window a minute.
+pub const DEFAULT_WINDOW_S: u32 = 60;
+/// A day of one-minute windows: a cell seen for less has not shown an off-peak period yet.
+pub const DEFAULT_BASELINE_MIN_WINDOWS: u32 = 1_440;
+/// One-minute windows of an hour are ranked together, so that one lucky minute is no baseline.
+pub const DEFAULT_BASELINE_SLOT_WINDOWS: u32 = 60;
+/// The best six hours ...
+pub const DEFAULT_BASELINE_BEST_SLOTS: u32 = 6;
+/// ... of 14 days.
+pub const DEFAULT_BASELINE_SPAN_SLOTS: u32 = 336;
+/// Share of false discoveries that is accepted among the clients called bad in one window
+/// (Benjamini and Hochberg, "Controlling the false discovery rate", 1995).
+pub const DEFAULT_FALSE_DISCOVERY_SHARE: f64 = 0.05;
+/// A standing queue below this harms no video. The handshake threshold measured for the project
+/// and M-Lab's and TSLP's level-shift thresholds (5 to 10 ms) are of this order.
+pub const DEFAULT_RTT_EXCESS_MS: f64 = 5.0;
+/// On long paths the RTT varies in proportion to itself.
+pub const DEFAULT_RTT_EXCESS_SHARE: f64 = 0.1;
+/// One segment in a hundred more than usual: at 1 % a Reno-like flow over 50 ms and 1,460-byte
+/// segments is held to about 2.8 Mbit/s (Mathis et al., 1997), below one HD stream.
+pub const DEFAULT_LOSS_EXCESS_SHARE: f64 = 0.01;
+/// As for loss: a mark has the same effect on the sender (RFC 3168).
+pub const DEFAULT_CE_EXCESS_SHARE: f64 = 0.01;
+/// Half the usual rate.
+pub const DEFAULT_RATE_DROP_SHARE: f64 = 0.5;
+/// RTT samples from which a low quantile is worth comparing.
+pub const DEFAULT_MIN_RTT_SAMPLES: u32 = 10;
+/// Segments from which a share of losses is worth comparing.
+pub const DEFAULT_MIN_SEGMENTS: u32 = 100;
+/// BlameIt (SIGCOMM 2019) asks for at least 10 RTT samples of a prefix in a window.
+pub const DEFAULT_MIN_CHUNKS_PER_PREFIX: u32 = 10;
+/// Fewer than three prefixes are no vote of an ISP.
+pub const DEFAULT_MIN_PREFIXES_PER_ISP: u32 = 3;
+/// BlameIt's tau: a place is at fault when at least 80 % of what crosses it is bad.
+pub const DEFAULT_BAD_SHARE: f64 = 0.8;
+/// With more than one report in twenty lost a window is not judged.
+pub const DEFAULT_MAX_MISSED_SHARE: f64 = 0.05;
+/// Our own queue drops one packet in a thousand: TCP is held back by it.
+pub const DEFAULT_HOST_DROP_SHARE: f64 = 0.001;
+/// Our own queue takes this long to drain: the threshold for a standing queue in the network.
+pub const DEFAULT_HOST_BACKLOG_MS: f64 = 5.0;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is watched.
+    pub watch: Watch,
+    /// The kernel's flow table and its reports.
+    pub flows: Flows,
+    /// Where prefixes, ISPs and interconnects come from.
+    pub path: PathSources,
+    /// The span that is judged at once.
+    pub window: Window,
+    /// What "as usual" means.
+    pub baseline: Baseline,
+    /// When something is called bad, and when somebody is named.
+    pub verdict: Thresholds,
+    /// The log of flows and verdicts.
+    pub log: Log,
+    /// For developers.
+    pub debug: Debug,
+}
+
+/// `[watch]`: which packets are looked at.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watch {
+    /// Interfaces by name or pattern (`*` and `?`). Empty: the ones with a default route.
+    pub interfaces: Vec<String>,
+    /// TCP ports of the video servers. Empty: every port.
+    pub ports: Vec<u16>,
+    /// Only flows with an address in one of these. Empty: every address.
+    pub prefixes: Vec<IpNet>,
+    /// Watch one flow in this many, chosen by a hash of its addresses and ports.
+    pub sample_one_in: u32,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            ports: DEFAULT_PORTS.to_vec(),
+            prefixes: Vec::new(),
+            sample_one_in: DEFAULT_SAMPLE_ONE_IN,
+        }
+    }
+}
+
+/// `[flows]`: how many flows, and how often they report.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flows {
+    /// Flows the kernel's map holds; the least recently used one makes room.
+    pub max: u32,
+    /// At most one report a flow in this time, ms.
+    pub report_interval_ms: u32,
+    /// Silence after which a flow is closed, s.
+    pub idle_s: u32,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self {
+            max: DEFAULT_MAX_FLOWS,
+            report_interval_ms: DEFAULT_REPORT_INTERVAL_MS,
+            idle_s: DEFAULT_IDLE_S,
+        }
+    }
+}
+
+/// `[path]`: where the way to a client is known from.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PathSources {
+    /// CSV file `prefix,origin_asn,isp,interconnect`, relative to the configuration file.
+    /// Absent: flows are measured and logged, and nobody is ever named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefixes_csv: Option<PathBuf>,
+}
+
+/// `[window]`: the span that is judged at once.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Window {
+    /// Length in s; windows begin at multiples of it since 1970.
+    pub length_s: u32,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            length_s: DEFAULT_WINDOW_S,
+        }
+    }
+}
+
+/// `[baseline]`: what "as usual" means. Windows are collected in slots; the best slots of the
+/// span are the baseline of their cell.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Baseline {
+    /// Windows in which a cell must have been seen before anything is compared with it.
+    pub min_windows: u32,
+    /// Windows in one slot.
+    pub slot_windows: u32,
+    /// Slots, the best ones, that make the baseline.
+    pub best_slots: u32,
+    /// Slots after which one is forgotten.
+    pub span_slots: u32,
+}
+
+impl Default for Baseline {
+    fn default() -> Self {
+        Self {
+            min_windows: DEFAULT_BASELINE_MIN_WINDOWS,
+            slot_windows: DEFAULT_BASELINE_SLOT_WINDOWS,
+            best_slots: DEFAULT_BASELINE_BEST_SLOTS,
+            span_slots: DEFAULT_BASELINE_SPAN_SLOTS,
+        }
+    }
+}
+
+/// `[verdict]`: thresholds. Shares are between 0 and 1.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Thresholds {
+    /// False discoveries accepted among the clients called bad in one window.
+    pub false_discovery_share: f64,
+    /// Standing queue over the baseline from which a client is bad, ms ...
+    pub rtt_excess_ms: f64,
+    /// ... and as a share of the baseline RTT; both must be exceeded.
+    pub rtt_excess_share: f64,
+    /// Losses over the baseline, as a share of the segments.
+    pub loss_excess_share: f64,
+    /// CE marks over the baseline, as a share of the segments.
+    pub ce_excess_share: f64,
+    /// Part of the usual delivered rate that must be missing.
+    pub rate_drop_share: f64,
+    /// RTT samples a client needs in a window for its RTT to be judged.
+    pub min_rtt_samples: u32,
+    /// Segments a client needs in a window for its losses and marks to be judged.
+    pub min_segments: u32,
+    /// Chunks a prefix needs in a window to have a vote; thinner ones are pooled.
+    pub min_chunks_per_prefix: u32,
+    /// Votes an ISP needs on an interconnect to count as a comparison.
+    pub min_prefixes_per_isp: u32,
+    /// Share of the votes that must be bad for a place to be at fault.
+    pub bad_share: f64,
+    /// Lost reports, as a share of all, above which a window is `inconclusive`.
+    pub max_missed_share: f64,
+    /// Packets our own queues drop, as a share, from which they count as full ...
+    pub host_drop_share: f64,
+    /// ... or the time the largest backlog needs to drain, ms.
+    pub host_backlog_ms: f64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            false_discovery_share: DEFAULT_FALSE_DISCOVERY_SHARE,
+            rtt_excess_ms: DEFAULT_RTT_EXCESS_MS,
+            rtt_excess_share: DEFAULT_RTT_EXCESS_SHARE,
+            loss_excess_share: DEFAULT_LOSS_EXCESS_SHARE,
+            ce_excess_share: DEFAULT_CE_EXCESS_SHARE,
+            rate_drop_share: DEFAULT_RATE_DROP_SHARE,
+            min_rtt_samples: DEFAULT_MIN_RTT_SAMPLES,
+            min_segments: DEFAULT_MIN_SEGMENTS,
+            min_chunks_per_prefix: DEFAULT_MIN_CHUNKS_PER_PREFIX,
+            min_prefixes_per_isp: DEFAULT_MIN_PREFIXES_PER_ISP,
+            bad_share: DEFAULT_BAD_SHARE,
+            max_missed_share: DEFAULT_MAX_MISSED_SHARE,
+            host_drop_share: DEFAULT_HOST_DROP_SHARE,
+            host_backlog_ms: DEFAULT_HOST_BACKLOG_MS,
+        }
+    }
+}
+
+/// `[log]`: where records go, and how much they say about clients.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `stdout`, or a file by its absolute path.
+    pub destination: Destination,
+    /// Write whole client addresses instead of their /24 or /48.
+    pub full_client_addresses: bool,
+    /// How much the daemon says about itself, on stderr.
+    pub level: Level,
+}
+
+/// Where the records go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Destination {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Appended to this file, which SIGHUP reopens.
+    File(PathBuf),
+}
+
+impl TryFrom<String> for Destination {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "stdout" {
+            Ok(Self::Stdout)
+        } else if Path::new(&text).is_absolute() {
+            Ok(Self::File(text.into()))
+        } else {
+            Err(format!(
+                "`{text}` is no log destination: write \"stdout\" or the absolute path of a file"
+            ))
+        }
+    }
+}
+
+impl From<Destination> for String {
+    fn from(destination: Destination) -> Self {
+        match destination {
+            Destination::Stdout => "stdout".to_owned(),
+            Destination::File(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// How much is said on stderr.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Only what stops the daemon.
+    Error,
+    /// What is missed or cannot be done, too.
+    Warn,
+    /// Start, stop, reload, interfaces.
+    #[default]
+    Info,
+    /// For whoever looks for a mistake.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `[debug]`: for developers.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debug {
+    /// Messages of the kernel programs; `off` removes them from the loaded programs.
+    pub kernel_log: KernelLog,
+}
+
+/// How much the kernel programs say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelLog {
+    /// Nothing, and no instruction for it.
+    #[default]
+    Off,
+    /// What goes wrong.
+    Warn,
+    /// New and closed flows.
+    Info,
+    /// All there is.
+    Debug,
+}
+
+impl Config {
+    /// Reads and checks `path`. Relative paths inside are taken from its folder.
+    pub fn load(path: &Path) -> Result<Self, Problem> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| Problem::unreadable(path, &error))?;
+        let mut config = Self::parse(&text, path)?;
+        if let (Some(csv), Some(folder)) = (&mut config.path.prefixes_csv, path.parent()) {
+            *csv = folder.join(&csv);
+        }
+        Ok(config)
+    }
+
+    /// Parses and checks `text`; `path` is only named in errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Problem> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| Problem::from_toml(path, text, &error))?;
+        match config.mistakes().first() {
+            None => Ok(config),
+            Some(mistake) => Err(Problem::at_key(path, text, mistake)),
+        }
+    }
+
+    /// Every value out of its range, in the order of the file's sections.
+    fn mistakes(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut check = |holds: bool, key: &'static [&'static str], right: &str| {
+            if !holds {
+                mistakes.push(Mistake {
+                    key,
+                    right: right.to_owned(),
+                });
+            }
+        };
+        let share = |value: f64| value > 0.0 && value < 1.0;
+        let millis = |value: f64| value > 0.0 && value <= 10_000.0;
+        let (watch, flows, verdict) = (&self.watch, &self.flows, &self.verdict);
+        let baseline = &self.baseline;
+
+        check(
+            watch.interfaces.iter().all(|name| !name.is_empty()),
+            &["watch", "interfaces"],
+            "names or patterns such as [\"eth0\", \"ens*\"]; leave the key out for the interfaces with a default route",
+        );
+        check(
+            watch.ports.iter().all(|&port| port != 0),
+            &["watch", "ports"],
+            "TCP ports from 1 to 65535, such as [80, 443]",
+        );
+        check(
+            watch.prefixes.iter().all(|net| net.trunc() == *net),
+            &["watch", "prefixes"],
+            "prefixes without host bits, such as [\"192.0.2.0/24\", \"2001:db8::/32\"]",
+        );
+        check(
+            watch.sample_one_in >= 1,
+            &["watch", "sample_one_in"],
+            "1 for every flow, N for one flow in N",
+        );
+        check(
+            (MIN_MAX_FLOWS..=16_777_216).contains(&flows.max),
+            &["flows", "max"],
+            "1024 to 16777216 flows (1 KiB of kernel memory each)",
+        );
+        check(
+            (100..=60_000).contains(&flows.report_interval_ms),
+            &["flows", "report_interval_ms"],
+            "100 to 60000 ms",
+        );
+        check(
+            (1..=86_400).contains(&flows.idle_s),
+            &["flows", "idle_s"],
+            "1 to 86400 s",
+        );
+        check(
+            (1..=3_600).contains(&self.window.length_s),
+            &["window", "length_s"],
+            "1 to 3600 s",
+        );
+        check(
+            u64::from(flows.report_interval_ms) <= u64::from(self.window.length_s) * 1_000,
+            &["flows", "report_interval_ms"],
+            "at most the length of a window (window.length_s)",
+        );
+        check(
+            (3..=1_000_000).contains(&baseline.min_windows),
+            &["baseline", "min_windows"],
+            "3 to 1000000 windows",
+        );
+        check(
+            (1..=100_000).contains(&baseline.slot_windows),
+            &["baseline", "slot_windows"],
+            "1 to 100000 windows",
+        );
+        check(
+            (1..=64).contains(&baseline.best_slots),
+            &["baseline", "best_slots"],
+            "1 to 64 slots",
+        );
+        check(
+            (baseline.best_slots..=100_000).contains(&baseline.span_slots),
+            &["baseline", "span_slots"],
+            "at least best_slots, at most 100000",
+        );
+        check(
+            u64::from(baseline.best_slots) * u64::from(baseline.slot_windows) >= 3,
+            &["baseline", "best_slots"],
+            "best_slots x slot_windows of at least 3 windows, or the spread is unknown",
+        );
+        check(
+            verdict.false_discovery_share > 0.0 && verdict.false_discovery_share <= 0.2,
+            &["verdict", "false_discovery_share"],
+            "above 0, at most 0.2",
+        );
+        check(
+            millis(verdict.rtt_excess_ms),
+            &["verdict", "rtt_excess_ms"],
+            "above 0, at most 10000 ms",
+        );
+        check(
+            share(verdict.rtt_excess_share),
+            &["verdict", "rtt_excess_share"],
+            SHARE,
+        );
+        check(
+            share(verdict.loss_excess_share),
+            &["verdict", "loss_excess_share"],
+            SHARE,
+        );
+        check(
+            share(verdict.ce_excess_share),
+            &["verdict", "ce_excess_share"],
+            SHARE,
+        );
+        check(
+            share(verdict.rate_drop_share),
+            &["verdict", "rate_drop_share"],
+            SHARE,
+        );
+        check(
+            verdict.min_rtt_samples >= 3,
+            &["verdict", "min_rtt_samples"],
+            "at least 3: fewer have no low quantile",
+        );
+        check(
+            verdict.min_segments >= 20,
+            &["verdict", "min_segments"],
+            "at least 20: fewer have no share of losses",
+        );
+        check(
+            verdict.min_chunks_per_prefix >= 1,
+            &["verdict", "min_chunks_per_prefix"],
+            "at least 1",
+        );
+        check(
+            verdict.min_prefixes_per_isp >= 2,
+            &["verdict", "min_prefixes_per_isp"],
+            "at least 2: one prefix is no vote of an ISP",
+        );
+        check(
+            (0.6..=1.0).contains(&verdict.bad_share),
+            &["verdict", "bad_share"],
+            "0.6 to 1: with less, two places could be at fault for the same packets",
+        );
+        check(
+            share(verdict.max_missed_share),
+            &["verdict", "max_missed_share"],
+            SHARE,
+        );
+        check(
+            share(verdict.host_drop_share),
+            &["verdict", "host_drop_share"],
+            SHARE,
+        );
+        check(
+            millis(verdict.host_backlog_ms),
+            &["verdict", "host_backlog_ms"],
+            "above 0, at most 10000 ms",
+        );
+        mistakes
+    }
+}
+
+const SHARE: &str = "a share above 0 and below 1";
+
+/// A value that TOML accepts and we do not.
+#[derive(Debug)]
+struct Mistake {
+    /// Section and key.
+    key: &'static [&'static str],
+    /// What would be right.
+    right: String,
+}
+
+#[cfg(test)]
+mod tests;

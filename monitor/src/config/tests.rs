@@ -1,0 +1,117 @@
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../packaging/lastmile.toml");
+
+fn refused(text: &str) -> String {
+    Config::parse(text, Path::new("test.toml"))
+        .expect_err("must be refused")
+        .to_string()
+}
+
+/// `section.key` of every value in a TOML table.
+fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {
+    table
+        .iter()
+        .flat_map(|(key, value)| match value {
+            toml::Value::Table(inner) => keys(inner, &format!("{prefix}{key}.")),
+            _ => vec![format!("{prefix}{key}")],
+        })
+        .collect()
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(Config::parse("", Path::new("x")), Ok(Config::default()));
+}
+
+#[test]
+fn the_example_parses_and_equals_the_defaults() {
+    let mut example = Config::parse(EXAMPLE, Path::new("lastmile.toml")).expect("parses");
+    // The one key without a default: the example must show where it goes.
+    assert_eq!(
+        example.path.prefixes_csv.take(),
+        Some("prefixes.csv".into())
+    );
+    assert_eq!(example, Config::default());
+}
+
+#[test]
+fn the_example_shows_every_key() {
+    let mut full = Config::default();
+    full.path.prefixes_csv = Some("prefixes.csv".into());
+    let full = toml::Table::try_from(full).expect("serializes");
+    let shown: toml::Table = toml::from_str(EXAMPLE).expect("parses");
+    assert_eq!(keys(&shown, ""), keys(&full, ""));
+}
+
+#[test]
+fn a_wrong_key_is_refused_at_its_place_with_the_right_ones() {
+    let text = refused("[window]\nlenght_s = 5\n");
+    assert!(
+        text.starts_with("test.toml:2:1: unknown field `lenght_s`, expected `length_s`"),
+        "{text}"
+    );
+    assert!(text.ends_with("2 | lenght_s = 5\n  | ^^^^^^^^"), "{text}");
+}
+
+#[test]
+fn a_wrong_section_is_refused() {
+    let text = refused("[windows]\nlength_s = 5\n");
+    assert!(
+        text.contains("test.toml:1:2: unknown field `windows`, expected one of `watch`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_with_a_caret_under_it() {
+    let text = refused("[watch]\nports = [443]\n\n[window]\nlength_s = 0 # always\n");
+    assert_eq!(
+        text,
+        "test.toml:5:12: window.length_s must be 1 to 3600 s\n  |\n5 | length_s = 0 # always\n  |            ^"
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_refused_with_a_caret_under_it() {
+    let text = refused("[flows]\nmax = \"many\"\n");
+    assert!(
+        text.starts_with("test.toml:2:7: invalid type: string \"many\", expected u32"),
+        "{text}"
+    );
+    assert!(text.ends_with("  |       ^^^^^^"), "{text}");
+}
+
+#[test]
+fn a_wrong_destination_says_what_would_be_right() {
+    let text = refused("[log]\ndestination = \"log.jsonl\"\n");
+    assert!(
+        text.starts_with("test.toml:2:15: `log.jsonl` is no log destination: write \"stdout\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn thresholds_cannot_be_scaled_until_they_name_on_nothing() {
+    for wrong in [
+        "[verdict]\nbad_share = 0.5",
+        "[verdict]\nmin_prefixes_per_isp = 1",
+        "[verdict]\nmin_chunks_per_prefix = 0",
+        "[verdict]\nfalse_discovery_share = 0.5",
+        "[baseline]\nmin_windows = 1",
+        "[baseline]\nslot_windows = 1\nbest_slots = 2",
+    ] {
+        assert!(refused(wrong).contains("must be"), "{wrong}");
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let text = Config::load(Path::new("/nonexistent/lastmile.toml"))
+        .expect_err("cannot be read")
+        .to_string();
+    assert!(
+        text.starts_with("/nonexistent/lastmile.toml: cannot be read: No such file"),
+        "{text}"
+    );
+}
