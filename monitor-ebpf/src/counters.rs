@@ -1,0 +1,88 @@
+//! What the packet path counts, one array an CPU.
+
+/// Why a packet was not tracked. It passes in every case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    NotIp,
+    NotTcp,
+    /// A part of a datagram: ports and lengths are not all there.
+    Fragment,
+    /// The frame ends before a header does.
+    Truncated,
+    /// A length or version field contradicts the rest.
+    Malformed,
+    /// No port that is watched.
+    Port,
+    /// No prefix that is watched.
+    Prefix,
+    /// Not among the sampled flows.
+    Sample,
+}
+
+/// A counter's place in [`Counters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    NotIp,
+    NotTcp,
+    Fragment,
+    Truncated,
+    Malformed,
+    PortNotWatched,
+    PrefixNotWatched,
+    NotSampled,
+    /// Packets of watched flows.
+    Watched,
+    /// Flows that got a state.
+    FlowsCreated,
+    /// Flows of which one direction was seen, waiting for the other.
+    FlowsPending,
+    /// States the map refused.
+    FlowsRefused,
+    /// Flows that ended and whose 5-tuple began anew.
+    FlowsReused,
+    ReportsSent,
+    /// Reports the ring buffer had no room for; the figures are in the next one.
+    ReportsLost,
+}
+
+/// How many counters there are.
+pub const COUNTERS: usize = Counter::ReportsLost as usize + 1;
+
+/// The counters of one CPU, indexed by [`Counter`].
+pub type Counters = [u64; COUNTERS];
+
+/// Names for the log and the metrics, in the order of [`Counter`].
+pub const COUNTER_NAMES: [&str; COUNTERS] = [
+    "packets_not_ip",
+    "packets_not_tcp",
+    "packets_fragment",
+    "packets_truncated",
+    "packets_malformed",
+    "packets_port_not_watched",
+    "packets_prefix_not_watched",
+    "packets_not_sampled",
+    "packets_watched",
+    "flows_created",
+    "flows_pending",
+    "flows_refused",
+    "flows_reused",
+    "reports_sent",
+    "reports_lost",
+];
+
+impl From<Reason> for Counter {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::NotIp => Self::NotIp,
+            Reason::NotTcp => Self::NotTcp,
+            Reason::Fragment => Self::Fragment,
+            Reason::Truncated => Self::Truncated,
+            Reason::Malformed => Self::Malformed,
+            Reason::Port => Self::PortNotWatched,
+            Reason::Prefix => Self::PrefixNotWatched,
+            Reason::Sample => Self::NotSampled,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What only the kernel side needs: maps, the packet's context, the entry points.
+
+mod maps;
+mod skb;
+
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_log_ebpf::debug;
+use monitor_ebpf::{
+    observe::{Tables as _, observe},
+    packet::Link,
+};
+
+use self::{maps::Maps, skb::Skb};
+
+/// Ingress of an Ethernet device.
+#[classifier]
+pub fn ingress(ctx: TcContext) -> i32 {
+    classify(&ctx, Link::Ethernet, false)
+}
+
+/// Egress of an Ethernet device.
+#[classifier]
+pub fn egress(ctx: TcContext) -> i32 {
+    classify(&ctx, Link::Ethernet, true)
+}
+
+/// Ingress of a device without a link header.
+#[classifier]
+pub fn ingress_raw(ctx: TcContext) -> i32 {
+    classify(&ctx, Link::RawIp, false)
+}
+
+/// Egress of a device without a link header.
+#[classifier]
+pub fn egress_raw(ctx: TcContext) -> i32 {
+    classify(&ctx, Link::RawIp, true)
+}
+
+/// The packet passes in every case, on to the next filter.
+#[inline(always)]
+fn classify(ctx: &TcContext, link: Link, egress: bool) -> i32 {
+    let packet = Skb::new(ctx.skb.skb, egress);
+    if let Err(reason) = observe(&packet, link, &Maps) {
+        Maps.count(reason.into());
+        // Compiled in, pruned by the verifier while the level is off.
+        debug!(ctx, "packet not tracked: reason {}", reason as u32);
+    }
+    TC_ACT_UNSPEC
+}

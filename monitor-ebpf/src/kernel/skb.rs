@@ -1,0 +1,227 @@
+//! A `__sk_buff` as a [`Packet`].
+
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit, ptr};
+
+use aya_ebpf::{
+    Global,
+    bindings::{__sk_buff, bpf_sock},
+    helpers::{
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop, bpf_sk_fullsock, bpf_skb_load_bytes,
+        bpf_tcp_sock,
+    },
+};
+use monitor_ebpf::{
+    flow::SocketFigures,
+    observe::Packet,
+    packet::{Frame, Header, Scan},
+    tracker::Clock,
+};
+
+/// For tests: 1 takes both clocks from `skb->tstamp`. Frozen before the programs load, so that
+/// the verifier removes what it switches off.
+#[unsafe(no_mangle)]
+static TEST_CLOCK: Global<u8> = Global::new(0);
+
+const SOCK_STREAM: u32 = 1;
+
+/// A packet at a TC hook.
+pub struct Skb {
+    skb: *mut __sk_buff,
+    egress: bool,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff, egress: bool) -> Self {
+        Self { skb, egress }
+    }
+
+    /// The TCP socket that sends this packet. Absent for forwarded packets, SYN-ACKs and
+    /// time-wait; RSTs carry a raw control socket, on which `bpf_tcp_sock` returns garbage.
+    #[inline(always)]
+    fn socket(&self) -> Option<*mut bpf_sock> {
+        if !self.egress {
+            return None;
+        }
+        // SAFETY: a field of the context; the verifier knows it may be null.
+        let sk = unsafe { (*self.skb).__bindgen_anon_2.sk };
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: `sk` is not null.
+        let sk = unsafe { bpf_sk_fullsock(sk) };
+        // SAFETY: read only when not null.
+        if sk.is_null() || unsafe { (*sk).type_ } != SOCK_STREAM {
+            return None;
+        }
+        Some(sk)
+    }
+}
+
+impl Frame for Skb {
+    #[inline(always)]
+    fn load<H: Header>(&self, offset: usize) -> Option<H> {
+        // SAFETY: fields of the context.
+        let (start, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        let at = start + offset;
+        if at + size_of::<H>() <= end {
+            // SAFETY: inside the packet, as the verifier sees too; `H` may be any bytes.
+            return Some(unsafe { *(at as *const H) });
+        }
+        // Headers that lie in a page fragment.
+        let mut header = MaybeUninit::<H>::uninit();
+        // SAFETY: the helper writes exactly the size of `H`, or fails.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                offset as u32,
+                header.as_mut_ptr().cast(),
+                size_of::<H>() as u32,
+            )
+        };
+        if result == 0 {
+            // SAFETY: all of it was written.
+            Some(unsafe { header.assume_init() })
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool {
+        let mut len = len as u64;
+        // SAFETY: only narrows a register. LLVM knows the range of `len` and would drop a mask
+        // written in Rust; the verifier does not, and needs to see it.
+        unsafe { asm!("{len} &= 63", len = inout(reg) len) };
+        if len == 0 || len > options.len() as u64 {
+            return false;
+        }
+        // SAFETY: at most 40 bytes are written to a buffer of 40.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                offset as u32,
+                options.as_mut_ptr().cast(),
+                len as u32,
+            )
+        };
+        result == 0
+    }
+
+    #[inline(always)]
+    fn repeat<S: Scan>(&self, limit: u32, scan: &mut S) {
+        // SAFETY: `step` gets back the pointer given here, within this call.
+        unsafe {
+            bpf_loop(
+                limit,
+                step::<S> as *mut c_void,
+                ptr::from_mut(scan).cast(),
+                0,
+            );
+        }
+    }
+}
+
+/// `bpf_loop`'s callback: 0 goes on, 1 stops.
+extern "C" fn step<S: Scan>(_index: u64, scan: *mut c_void) -> i64 {
+    // SAFETY: `repeat` passed a valid, exclusive reference.
+    let scan = unsafe { &mut *scan.cast::<S>() };
+    i64::from(!scan.step())
+}
+
+impl Clock for Skb {
+    #[inline(always)]
+    fn precise_ns(&self) -> u64 {
+        if TEST_CLOCK.load() == 1 {
+            // SAFETY: a field of the context.
+            return unsafe { (*self.skb).tstamp };
+        }
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn coarse_ns(&self) -> u64 {
+        if TEST_CLOCK.load() == 1 {
+            // SAFETY: a field of the context.
+            return unsafe { (*self.skb).tstamp };
+        }
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        // SAFETY: fields of the context.
+        unsafe {
+            if TEST_CLOCK.load() == 1 {
+                // Tests feed headers only.
+                return (*self.skb).wire_len;
+            }
+            (*self.skb).len
+        }
+    }
+
+    #[inline(always)]
+    fn gso_size(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn gso_segs(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).gso_segs }
+    }
+
+    #[inline(always)]
+    fn hook(&self) -> u32 {
+        // SAFETY: a field of the context.
+        let ifindex = unsafe { (*self.skb).ifindex };
+        ifindex << 1 | u32::from(self.egress)
+    }
+
+    #[inline(always)]
+    fn departure_ns(&self) -> u64 {
+        if !self.egress || TEST_CLOCK.load() == 1 {
+            return 0;
+        }
+        // SAFETY: a field of the context. At egress TCP's own pacing puts CLOCK_MONOTONIC here.
+        unsafe { (*self.skb).tstamp }
+    }
+
+    #[inline(always)]
+    fn sent_by_socket(&self) -> bool {
+        self.socket().is_some()
+    }
+
+    #[inline(always)]
+    fn socket_figures(&self, figures: &mut SocketFigures) {
+        let Some(sk) = self.socket() else {
+            return;
+        };
+        // SAFETY: `sk` is a full socket.
+        let tcp = unsafe { bpf_tcp_sock(sk) };
+        if tcp.is_null() {
+            return;
+        }
+        // SAFETY: not null, and a stream socket (see `socket`).
+        let tcp = unsafe { &*tcp };
+        figures.srtt_us = tcp.srtt_us >> 3;
+        figures.rtt_min_us = tcp.rtt_min;
+        figures.total_retrans = tcp.total_retrans;
+        figures.snd_cwnd = tcp.snd_cwnd;
+        figures.snd_ssthresh = tcp.snd_ssthresh;
+        figures.packets_out = tcp.packets_out;
+        figures.lost_out = tcp.lost_out;
+        figures.delivered = tcp.delivered;
+        figures.delivered_ce = tcp.delivered_ce;
+        figures.rate_delivered = tcp.rate_delivered;
+        figures.rate_interval_us = tcp.rate_interval_us;
+        figures.mss_cache = tcp.mss_cache;
+        figures.dsack_dups = tcp.dsack_dups;
+        figures.sightings = figures.sightings.wrapping_add(1);
+    }
+}

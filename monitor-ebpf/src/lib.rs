@@ -1,0 +1,23 @@
+//! The packet path of `lastmile`: one `no_std` library for the kernel and for `replay`.
+//!
+//! ```text
+//! packet   Ethernet or raw IP -> VLAN, QinQ -> IPv4 or IPv6 -> TCP and its options : Segment
+//! select   is it watched? ports, prefixes, a sample of the flows
+//! tracker  FlowState x Segment x time -> RTT samples, loss classes, slow-start features
+//! observe  all of it for one packet, with the tables and the report
+//! ```
+//!
+//! The BPF programs in `main.rs` give these functions a `__sk_buff` and maps; `lastmile replay`
+//! gives them a slice and hash maps. They do not know which.
+#![no_std]
+
+pub mod counters;
+pub mod flow;
+mod loss;
+pub mod observe;
+pub mod options;
+pub mod packet;
+mod rtt;
+pub mod select;
+mod sequence;
+pub mod tracker;

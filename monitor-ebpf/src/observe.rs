@@ -1,0 +1,295 @@
+//! From a packet to its flow's state: parse, select, find or admit the flow, track, report.
+
+use crate::{
+    counters::{Counter, Reason},
+    flow::{FlowKey, FlowState, Half, SocketFigures, half_flags as is},
+    options,
+    packet::{self, Frame, Link, Segment, tcp_flags},
+    select::{self, Watch},
+    sequence::{micros, pack},
+    tracker::{self, Clock, Sighting},
+};
+
+/// A flow of which only one direction was seen waits for the other, so that a SYN flood or
+/// spoofed data cannot push watched flows out. After this many packets one way the other way is
+/// taken to pass elsewhere (asymmetric routing).
+const ONE_SIDED_PACKETS: u32 = 64;
+
+/// One packet at one hook.
+pub trait Packet: Frame + Clock {
+    /// Bytes of the frame, which may exceed what can be loaded.
+    fn frame_len(&self) -> u32;
+    /// Payload of each wire segment; 0 where the packet is one segment.
+    fn gso_size(&self) -> u32;
+    /// Wire segments; 0 where not known.
+    fn gso_segs(&self) -> u32;
+    /// ifindex << 1 | 1 for egress.
+    fn hook(&self) -> u32;
+    /// Time a pacing scheduler will let it go, ns; else 0.
+    fn departure_ns(&self) -> u64;
+    /// Whether one of our own TCP sockets sends it.
+    fn sent_by_socket(&self) -> bool;
+    /// The figures of that socket.
+    fn socket_figures(&self, figures: &mut SocketFigures);
+}
+
+/// Where flows live: maps in the kernel, hash maps in `replay`.
+pub trait Tables: Watch {
+    /// The state of a flow. The pointer is valid until the next call that adds or removes one;
+    /// in the kernel an evicted entry's memory stays valid, but may become another flow's.
+    fn flow(&self, key: &FlowKey) -> Option<*mut FlowState>;
+    /// Adds a flow with [`FlowState::EMPTY`]. `None`: no room.
+    fn create(&self, key: &FlowKey) -> Option<*mut FlowState>;
+    fn remove(&self, key: &FlowKey);
+    fn pending(&self, key: &FlowKey) -> Option<*mut Pending>;
+    fn put_pending(&self, key: &FlowKey, pending: &Pending);
+    fn remove_pending(&self, key: &FlowKey);
+    /// Hands a copy to the daemon. `false`: no room.
+    fn report(&self, state: &FlowState) -> bool;
+    fn count(&self, counter: Counter);
+}
+
+/// A flow of which one direction was seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Precise time of `segment`, ns.
+    pub start_ns: u64,
+    /// Payload bytes so far.
+    pub bytes: u64,
+    /// The SYN, else the first segment.
+    pub segment: Segment,
+    /// The hook that saw it.
+    pub hook: u32,
+    pub direction: u32,
+    pub packets: u32,
+    pub frames: u32,
+    pub segments: u32,
+    /// One past the highest sequence number.
+    pub end: u32,
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Pending>() == 96);
+
+/// Takes one packet into account, or says why it is not tracked.
+#[inline(always)]
+pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Result<(), Reason> {
+    let network = packet::network(packet, link, packet.frame_len())?;
+    let header = packet::tcp_header(packet, &network)?;
+    let settings = tables.settings();
+    let (source_port, destination_port) = (header.source_port(), header.destination_port());
+    select::ports(tables, &settings, source_port, destination_port)?;
+    let (key, direction) = FlowKey::new(
+        network.source,
+        source_port,
+        network.destination,
+        destination_port,
+    );
+    select::flow(tables, &settings, &key)?;
+    let segment = packet::segment(
+        packet,
+        &network,
+        header,
+        packet.gso_size(),
+        packet.gso_segs(),
+    )?;
+    tables.count(Counter::Watched);
+
+    let mut found = tables.flow(&key);
+    if let Some(state) = found {
+        // SAFETY: valid until the next call that adds or removes a flow (see `Tables::flow`).
+        let state = unsafe { &*state };
+        if tracker::begins_anew(state, direction, &segment) {
+            report(tables, state);
+            tables.remove(&key);
+            tables.count(Counter::FlowsReused);
+            found = None;
+        }
+    }
+    let state = match found {
+        Some(state) => state,
+        None => match admit(packet, tables, &key, direction, &segment) {
+            Some(state) => state,
+            None => return Ok(()),
+        },
+    };
+    // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
+    // same state: the halves' ownership keeps that to counts that may be lost.
+    let state = unsafe { &mut *state };
+    update(packet, tables, state, direction, &segment, settings);
+    Ok(())
+}
+
+#[inline(always)]
+fn update<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    state: &mut FlowState,
+    direction: usize,
+    segment: &Segment,
+    settings: select::Settings,
+) {
+    let coarse_ns = packet.coarse_ns();
+    let (own, _) = state.halves_mut(direction);
+    let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
+    let retransmitted_before = own.retransmitted_segments;
+    let sighting = Sighting {
+        hook: packet.hook(),
+        coarse_ns,
+        departure_ns: packet.departure_ns(),
+        local_sender,
+    };
+    if !tracker::track(
+        state,
+        direction,
+        segment,
+        &sighting,
+        packet,
+        settings.epoch_ns,
+    ) {
+        return;
+    }
+    let ending = segment.flags & (tcp_flags::FIN | tcp_flags::RST) != 0;
+    let due = ending || coarse_ns.wrapping_sub(state.last_report_ns) >= settings.report_interval_ns;
+    let (own, _) = state.halves_mut(direction);
+    if local_sender && (due || own.retransmitted_segments != retransmitted_before) {
+        packet.socket_figures(&mut state.socket);
+    }
+    if due {
+        state.last_report_ns = coarse_ns;
+        report(tables, state);
+    }
+}
+
+#[inline(always)]
+fn report<T: Tables>(tables: &T, state: &FlowState) {
+    let counter = if tables.report(state) {
+        Counter::ReportsSent
+    } else {
+        Counter::ReportsLost
+    };
+    tables.count(counter);
+}
+
+/// The state for the first packet of a flow, once it may have one: both directions were seen, or
+/// our own socket sends, or the flow is one-sided.
+#[inline(always)]
+fn admit<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    key: &FlowKey,
+    direction: usize,
+    segment: &Segment,
+) -> Option<*mut FlowState> {
+    let now_ns = packet.precise_ns();
+    if let Some(pending) = tables.pending(key) {
+        // SAFETY: valid until the next call that adds or removes a pending flow.
+        let pending = unsafe { &mut *pending };
+        let same_way = pending.direction == direction as u32;
+        if same_way && pending.packets < ONE_SIDED_PACKETS {
+            // The other hooks of a forwarding host see the same packets.
+            if pending.hook == packet.hook() {
+                pending.packets = pending.packets.wrapping_add(1);
+                add(pending, segment);
+            }
+            return None;
+        }
+        let first = *pending;
+        tables.remove_pending(key);
+        let state = create(tables, key, now_ns, first.start_ns)?;
+        // SAFETY: just created (see `Tables::flow`).
+        let (own, _) = unsafe { &mut *state }.halves_mut(first.direction as usize);
+        resume(own, &first, packet.coarse_ns());
+        return Some(state);
+    }
+    if packet.sent_by_socket() || segment.has(tcp_flags::RST) {
+        if segment.has(tcp_flags::RST) {
+            // A reset of nothing we know: no flow begins with it.
+            return None;
+        }
+        return create(tables, key, now_ns, now_ns);
+    }
+    let mut pending = Pending {
+        start_ns: now_ns,
+        bytes: 0,
+        segment: *segment,
+        hook: packet.hook(),
+        direction: direction as u32,
+        packets: 1,
+        frames: 0,
+        segments: 0,
+        end: segment.sequence,
+        reserved: 0,
+    };
+    add(&mut pending, segment);
+    tables.put_pending(key, &pending);
+    tables.count(Counter::FlowsPending);
+    None
+}
+
+#[inline(always)]
+fn create<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    generation: u64,
+    start_ns: u64,
+) -> Option<*mut FlowState> {
+    let Some(state) = tables.create(key) else {
+        tables.count(Counter::FlowsRefused);
+        return None;
+    };
+    tables.count(Counter::FlowsCreated);
+    // SAFETY: just created (see `Tables::flow`).
+    let new = unsafe { &mut *state };
+    new.key = *key;
+    new.generation = generation;
+    new.start_ns = start_ns;
+    new.last_report_ns = generation;
+    Some(state)
+}
+
+#[inline(always)]
+fn add(pending: &mut Pending, segment: &Segment) {
+    if segment.payload_len > 0 {
+        pending.bytes = pending.bytes.wrapping_add(u64::from(segment.payload_len));
+        pending.frames = pending.frames.wrapping_add(1);
+        pending.segments = pending.segments.wrapping_add(segment.segments);
+        pending.end = segment.sequence.wrapping_add(segment.payload_len);
+    }
+}
+
+/// Brings a new half to where its pending packets left it.
+#[inline(always)]
+fn resume(own: &mut Half, first: &Pending, coarse_ns: u64) {
+    let segment = &first.segment;
+    own.owner = first.hook;
+    own.last_seen_ns = coarse_ns;
+    own.flags |= is::SEEN;
+    own.bytes = first.bytes;
+    own.frames = first.frames;
+    own.segments = first.segments;
+    own.mss = segment.segment_len;
+    let sent_us = micros(first.start_ns);
+    if segment.has(tcp_flags::SYN) {
+        tracker::synchronize(own, segment, sent_us);
+        if first.packets > 1 {
+            // Karn; a single data packet before the answer (TCP Fast Open) also lands here, and
+            // only costs the handshake sample.
+            own.flags |= is::SYN_RETRANSMITTED;
+            own.sample = 0;
+        }
+    } else if first.frames > 0 {
+        own.flags |= is::SEQUENCE_KNOWN;
+        own.burst = pack(first.end, sent_us);
+    }
+    if segment.has(tcp_flags::ACK) && !segment.has(tcp_flags::SYN) {
+        own.flags |= is::ACK_KNOWN;
+        own.acked = pack(segment.acknowledgment, 0);
+    }
+    if segment.options & options::TIMESTAMPS != 0 {
+        own.flags |= is::TIMESTAMPS;
+        own.tsval = segment.tsval;
+        own.tsecr = segment.tsecr;
+    }
+}

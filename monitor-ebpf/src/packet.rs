@@ -1,0 +1,483 @@
+//! From the bytes of a frame to a TCP [`Segment`]: Ethernet or raw IP, VLAN and QinQ, IPv4 with
+//! options, IPv6 with extension headers, TCP with options.
+//!
+//! Nothing here trusts a length: every header is read through [`Frame`], and what does not fit
+//! or is not understood leaves with a [`Reason`] that is counted.
+
+use crate::{
+    counters::Reason,
+    flow::Address,
+    options::{self, Options},
+};
+
+/// The bytes of one frame: a `__sk_buff` in the kernel, a slice in `replay`.
+pub trait Frame {
+    /// The header at `offset`, `None` where the frame ends before it does.
+    fn load<H: Header>(&self, offset: usize) -> Option<H>;
+
+    /// Copies `len` bytes (1 to 40) at `offset` to the start of `options`; `false` where the
+    /// frame ends before.
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool;
+
+    /// Takes steps of `scan` until it is done, at most `limit`. A plain loop on the host,
+    /// `bpf_loop` in the kernel, where an unrolled loop costs 45,507 verified instructions.
+    fn repeat<S: Scan>(&self, limit: u32, scan: &mut S);
+}
+
+/// Work that is done in bounded steps.
+pub trait Scan {
+    /// Whether another step is wanted.
+    fn step(&mut self) -> bool;
+}
+
+/// A header that may be read from any bytes.
+///
+/// # Safety
+/// Every bit pattern must be a valid value, and there must be no padding.
+pub unsafe trait Header: Copy {}
+
+/// How a device's frames begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    Ethernet,
+    /// IP from the first byte: tun, WireGuard, ppp.
+    RawIp,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ethernet {
+    addresses: [u16; 6],
+    ethertype: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Vlan {
+    tag: u16,
+    ethertype: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    total_len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: [u8; 4],
+    destination: [u8; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    version_class_flow: [u8; 4],
+    payload_len: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6Extension {
+    next_header: u8,
+    len: u8,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Tcp {
+    source_port: u16,
+    destination_port: u16,
+    sequence: u32,
+    acknowledgment: u32,
+    data_offset: u8,
+    flags: u8,
+    window: u16,
+    checksum: u16,
+    urgent: u16,
+}
+
+/// NOP, NOP, timestamps: what Linux and most others put on every segment of a connection
+/// (RFC 7323, appendix A).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TimestampsOnly {
+    kinds: u32,
+    tsval: u32,
+    tsecr: u32,
+}
+
+// SAFETY: plain integers and arrays of them without padding.
+unsafe impl Header for Ethernet {}
+// SAFETY: as above.
+unsafe impl Header for Vlan {}
+// SAFETY: as above.
+unsafe impl Header for Ipv4 {}
+// SAFETY: as above.
+unsafe impl Header for Ipv6 {}
+// SAFETY: as above.
+unsafe impl Header for Ipv6Extension {}
+// SAFETY: as above.
+unsafe impl Header for Tcp {}
+// SAFETY: as above.
+unsafe impl Header for TimestampsOnly {}
+// SAFETY: as above.
+unsafe impl Header for [u8; 2] {}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// QinQ before 802.1ad gave it a number.
+const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
+/// Tags accepted on one frame: QinQ has two; one more for a provider's own.
+const VLAN_TAGS_MAX: usize = 3;
+
+const PROTOCOL_TCP: u8 = 6;
+/// More fragments, or an offset: not the whole datagram (RFC 791).
+const IPV4_FRAGMENT_MASK: u16 = 0x3fff;
+const IPV6_HOP_BY_HOP: u8 = 0;
+const IPV6_ROUTING: u8 = 43;
+const IPV6_FRAGMENT: u8 = 44;
+const IPV6_AUTHENTICATION: u8 = 51;
+const IPV6_DESTINATION: u8 = 60;
+/// Extension headers followed on one packet. RFC 8200 names six; real packets have one or two.
+const IPV6_EXTENSIONS_MAX: usize = 6;
+
+const TIMESTAMPS_ONLY_KINDS: u32 = 0x0101_080a;
+const TIMESTAMPS_ONLY_LEN: usize = 12;
+
+/// TCP flags (RFC 9293).
+pub mod tcp_flags {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const ACK: u8 = 0x10;
+}
+
+/// A range of sequence numbers that was received out of order (RFC 2018), or twice (RFC 2883).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SackBlock {
+    pub start: u32,
+    pub end: u32,
+}
+
+/// What the tracker needs of one TCP packet, which may stand for several wire segments (GSO,
+/// GRO). Host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    pub sequence: u32,
+    pub acknowledgment: u32,
+    /// TCP payload in bytes.
+    pub payload_len: u32,
+    /// Wire segments that carry this payload; 0 without payload.
+    pub segments: u32,
+    /// Payload of the first wire segment, bytes.
+    pub segment_len: u32,
+    pub tsval: u32,
+    pub tsecr: u32,
+    pub sack: [SackBlock; 2],
+    /// As on the wire, not scaled.
+    pub window: u16,
+    /// `tcp_flags`.
+    pub flags: u8,
+    /// Bits of [`options`].
+    pub options: u8,
+    pub window_scale: u8,
+    /// The ECN field of the IP header (RFC 3168): 3 is Congestion Experienced.
+    pub ecn: u8,
+    pub reserved: u16,
+}
+
+impl Segment {
+    #[inline(always)]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Where a packet's TCP header lies, and between whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    pub source: Address,
+    pub destination: Address,
+    /// Offset of the TCP header in the frame.
+    pub tcp_offset: usize,
+    /// TCP header and payload in bytes, from the IP header (from the frame for BIG TCP).
+    pub tcp_len: u32,
+    pub ecn: u8,
+}
+
+/// The IP layer of a frame whose length on the wire is `frame_len`.
+#[inline(always)]
+pub fn network<F: Frame>(frame: &F, link: Link, frame_len: u32) -> Result<Network, Reason> {
+    let (offset, version) = match link {
+        Link::Ethernet => ethernet(frame)?,
+        Link::RawIp => {
+            // Two bytes: the verifier of every kernel loses track of a bound of one.
+            let start: [u8; 2] = frame.load(0).ok_or(Reason::Truncated)?;
+            (0, start[0] >> 4)
+        }
+    };
+    match version {
+        4 => ipv4(frame, offset, frame_len),
+        6 => ipv6(frame, offset, frame_len),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// Offset of the IP header, and the version that the ethertype announces.
+#[inline(always)]
+fn ethernet<F: Frame>(frame: &F) -> Result<(usize, u8), Reason> {
+    let header: Ethernet = frame.load(0).ok_or(Reason::Truncated)?;
+    let mut ethertype = u16::from_be(header.ethertype);
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..VLAN_TAGS_MAX {
+        match ethertype {
+            ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_QINQ_OLD => {
+                let tag: Vlan = frame.load(offset).ok_or(Reason::Truncated)?;
+                ethertype = u16::from_be(tag.ethertype);
+                offset += size_of::<Vlan>();
+            }
+            _ => break,
+        }
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => Ok((offset, 4)),
+        ETHERTYPE_IPV6 => Ok((offset, 6)),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn ipv4<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, Reason> {
+    let header: Ipv4 = frame.load(offset).ok_or(Reason::Truncated)?;
+    if header.version_ihl >> 4 != 4 {
+        return Err(Reason::Malformed);
+    }
+    if header.protocol != PROTOCOL_TCP {
+        return Err(Reason::NotTcp);
+    }
+    if u16::from_be(header.fragment) & IPV4_FRAGMENT_MASK != 0 {
+        return Err(Reason::Fragment);
+    }
+    let header_len = usize::from(header.version_ihl & 0x0f) * 4;
+    if header_len < size_of::<Ipv4>() {
+        return Err(Reason::Malformed);
+    }
+    let available = frame_len.wrapping_sub(offset as u32);
+    let mut total_len = u32::from(u16::from_be(header.total_len));
+    if total_len == 0 {
+        // BIG TCP: the length does not fit (kernel commit b1a78b9b9886, 6.3).
+        total_len = available;
+    }
+    if total_len > available || total_len < header_len as u32 {
+        return Err(Reason::Malformed);
+    }
+    Ok(Network {
+        source: Address::v4(header.source),
+        destination: Address::v4(header.destination),
+        tcp_offset: offset + header_len,
+        tcp_len: total_len - header_len as u32,
+        ecn: header.tos & 3,
+    })
+}
+
+#[inline(always)]
+fn ipv6<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, Reason> {
+    let header: Ipv6 = frame.load(offset).ok_or(Reason::Truncated)?;
+    if header.version_class_flow[0] >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let payload_offset = offset + size_of::<Ipv6>();
+    let mut next_header = header.next_header;
+    let mut tcp_offset = payload_offset;
+    for _ in 0..IPV6_EXTENSIONS_MAX {
+        match next_header {
+            IPV6_HOP_BY_HOP | IPV6_ROUTING | IPV6_DESTINATION => {
+                let extension: Ipv6Extension = frame.load(tcp_offset).ok_or(Reason::Truncated)?;
+                next_header = extension.next_header;
+                tcp_offset += (usize::from(extension.len) + 1) * 8;
+            }
+            IPV6_AUTHENTICATION => {
+                let extension: Ipv6Extension = frame.load(tcp_offset).ok_or(Reason::Truncated)?;
+                next_header = extension.next_header;
+                tcp_offset += (usize::from(extension.len) + 2) * 4;
+            }
+            IPV6_FRAGMENT => return Err(Reason::Fragment),
+            _ => break,
+        }
+    }
+    if next_header != PROTOCOL_TCP {
+        return Err(Reason::NotTcp);
+    }
+    let available = frame_len.wrapping_sub(payload_offset as u32);
+    let mut payload_len = u32::from(u16::from_be(header.payload_len));
+    if payload_len == 0 {
+        // BIG TCP, with or without the jumbo payload option of RFC 2675.
+        payload_len = available;
+    }
+    let extensions_len = (tcp_offset - payload_offset) as u32;
+    if payload_len > available || payload_len < extensions_len {
+        return Err(Reason::Malformed);
+    }
+    let class = header.version_class_flow[1] >> 4;
+    Ok(Network {
+        source: ipv6_address(header.source),
+        destination: ipv6_address(header.destination),
+        tcp_offset,
+        tcp_len: payload_len - extensions_len,
+        ecn: class & 3,
+    })
+}
+
+/// `words` as they lie in the packet.
+#[inline(always)]
+fn ipv6_address(words: [u32; 4]) -> Address {
+    let [a, b, c, d] = words;
+    if cfg!(target_endian = "little") {
+        Address([
+            u64::from(b) << 32 | u64::from(a),
+            u64::from(d) << 32 | u64::from(c),
+        ])
+    } else {
+        Address([
+            u64::from(a) << 32 | u64::from(b),
+            u64::from(c) << 32 | u64::from(d),
+        ])
+    }
+}
+
+/// The fixed part of a TCP header: enough to tell whether the packet is watched.
+#[derive(Clone, Copy)]
+pub struct TcpHeader(Tcp);
+
+impl TcpHeader {
+    #[inline(always)]
+    pub fn source_port(&self) -> u16 {
+        u16::from_be(self.0.source_port)
+    }
+
+    #[inline(always)]
+    pub fn destination_port(&self) -> u16 {
+        u16::from_be(self.0.destination_port)
+    }
+}
+
+/// The TCP header of a packet.
+#[inline(always)]
+pub fn tcp_header<F: Frame>(frame: &F, network: &Network) -> Result<TcpHeader, Reason> {
+    if network.tcp_len < size_of::<Tcp>() as u32 {
+        return Err(Reason::Malformed);
+    }
+    frame
+        .load(network.tcp_offset)
+        .map(TcpHeader)
+        .ok_or(Reason::Truncated)
+}
+
+/// The whole segment. `gso_size` and `gso_segs` are the packet's own (0 where it stands for one
+/// wire segment); `gso_segs` may be 0 where `gso_size` is not, as after GRO on some paths.
+#[inline(always)]
+pub fn segment<F: Frame>(
+    frame: &F,
+    network: &Network,
+    TcpHeader(header): TcpHeader,
+    gso_size: u32,
+    gso_segs: u32,
+) -> Result<Segment, Reason> {
+    let header_len = usize::from(header.data_offset >> 4) * 4;
+    if header_len < size_of::<Tcp>() || header_len as u32 > network.tcp_len {
+        return Err(Reason::Malformed);
+    }
+    let payload_len = network.tcp_len - header_len as u32;
+    let (segments, segment_len) = wire_segments(payload_len, gso_size, gso_segs);
+    let mut segment = Segment {
+        sequence: u32::from_be(header.sequence),
+        acknowledgment: u32::from_be(header.acknowledgment),
+        payload_len,
+        segments,
+        segment_len,
+        window: u16::from_be(header.window),
+        flags: header.flags,
+        ecn: network.ecn,
+        ..Segment::default()
+    };
+    let options_len = header_len - size_of::<Tcp>();
+    let options_offset = network.tcp_offset + size_of::<Tcp>();
+    if options_len == TIMESTAMPS_ONLY_LEN {
+        let only: TimestampsOnly = frame.load(options_offset).ok_or(Reason::Truncated)?;
+        if u32::from_be(only.kinds) == TIMESTAMPS_ONLY_KINDS {
+            segment.options = options::TIMESTAMPS;
+            segment.tsval = u32::from_be(only.tsval);
+            segment.tsecr = u32::from_be(only.tsecr);
+            return Ok(segment);
+        }
+    }
+    if options_len > 0 {
+        let mut scan = Options::new(options_len);
+        if !frame.load_options(options_offset, options_len, &mut scan.bytes) {
+            return Err(Reason::Truncated);
+        }
+        frame.repeat(options::STEPS_MAX, &mut scan);
+        scan.found(&mut segment);
+    }
+    Ok(segment)
+}
+
+/// How many wire segments carry `payload_len` bytes, and the first one's length.
+#[inline(always)]
+fn wire_segments(payload_len: u32, gso_size: u32, gso_segs: u32) -> (u32, u32) {
+    if payload_len == 0 {
+        (0, 0)
+    } else if gso_size == 0 || gso_size >= payload_len {
+        (1, payload_len)
+    } else if gso_segs == 0 {
+        (payload_len.div_ceil(gso_size), gso_size)
+    } else {
+        (gso_segs, gso_size)
+    }
+}
+
+/// A frame on the host.
+impl Frame for [u8] {
+    fn load<H: Header>(&self, offset: usize) -> Option<H> {
+        let end = offset.checked_add(size_of::<H>())?;
+        let bytes = self.get(offset..end)?;
+        // SAFETY: `bytes` has the size of `H`, any bytes are a valid `H`, and the read does not
+        // ask for alignment.
+        Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
+    }
+
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool {
+        let Some(bytes) = offset
+            .checked_add(len)
+            .and_then(|end| self.get(offset..end))
+        else {
+            return false;
+        };
+        let Some(target) = options.get_mut(..len) else {
+            return false;
+        };
+        target.copy_from_slice(bytes);
+        true
+    }
+
+    fn repeat<S: Scan>(&self, limit: u32, scan: &mut S) {
+        for _ in 0..limit {
+            if !scan.step() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Round-trip times: where a completed sample is recorded.
+
+use crate::{
+    flow::{EpochRtt, Half, RTT_BINS, rtt_bin},
+    sequence::distance,
+};
+
+/// A sample above this is not an RTT but an idle connection or a clock that jumped: Linux gives
+/// up on a connection's data long before (RTO at most 120 s, `TCP_RTO_MAX`).
+const RTT_MAX_US: i32 = 120_000_000;
+
+/// The RTT from `sent_us` to `now_us`, both wrapping; `None` where it is no RTT.
+#[inline(always)]
+pub fn elapsed(sent_us: u32, now_us: u32) -> Option<u32> {
+    let elapsed = distance(sent_us, now_us);
+    // A paced packet may be acknowledged before the departure time its scheduler was given, by
+    // less than the scheduler's own slack; then nothing is known.
+    if elapsed > 0 && elapsed <= RTT_MAX_US {
+        Some(elapsed as u32)
+    } else {
+        None
+    }
+}
+
+/// Records an RTT of the other direction's data in the half of the acknowledging side.
+#[inline(always)]
+pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
+    half.rtt_samples = half.rtt_samples.wrapping_add(1);
+    half.rtt_sum_us = half.rtt_sum_us.wrapping_add(u64::from(rtt_us));
+    let bin = rtt_bin(rtt_us) & (RTT_BINS - 1);
+    if let Some(count) = half.rtt_bins.get_mut(bin) {
+        *count = count.wrapping_add(1);
+    }
+    if half.rtt_current.rtt_max_us == 0 || half.rtt_current.epoch != epoch {
+        half.rtt_previous = half.rtt_current;
+        half.rtt_current = EpochRtt {
+            epoch,
+            rtt_min_us: rtt_us,
+            rtt_max_us: rtt_us,
+        };
+    } else {
+        if rtt_us < half.rtt_current.rtt_min_us {
+            half.rtt_current.rtt_min_us = rtt_us;
+        }
+        if rtt_us > half.rtt_current.rtt_max_us {
+            half.rtt_current.rtt_max_us = rtt_us;
+        }
+    }
+}
+
+/// Adds a sample to the slow-start features.
+#[inline(always)]
+pub fn record_slow_start(half: &mut Half, rtt_us: u32) {
+    let slow_start = &mut half.slow_start;
+    if slow_start.samples == 0 {
+        slow_start.rtt_first_us = rtt_us;
+        slow_start.rtt_min_us = rtt_us;
+        slow_start.rtt_max_us = rtt_us;
+    } else {
+        if rtt_us < slow_start.rtt_min_us {
+            slow_start.rtt_min_us = rtt_us;
+        }
+        if rtt_us > slow_start.rtt_max_us {
+            slow_start.rtt_max_us = rtt_us;
+        }
+    }
+    slow_start.samples = slow_start.samples.wrapping_add(1);
+    slow_start.rtt_sum_us = slow_start.rtt_sum_us.wrapping_add(u64::from(rtt_us));
+    let square = u64::from(rtt_us).wrapping_mul(u64::from(rtt_us));
+    slow_start.rtt_square_sum = slow_start.rtt_square_sum.wrapping_add(square);
+}
+
+/// The lowest RTT lately known to this half, µs; 0: none.
+#[inline(always)]
+pub fn recent_min(half: &Half) -> u32 {
+    if half.rtt_current.rtt_max_us != 0 {
+        half.rtt_current.rtt_min_us
+    } else {
+        half.handshake_rtt_us
+    }
+}
