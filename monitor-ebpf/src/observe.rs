@@ -117,7 +117,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
     // same state: the halves' ownership keeps that to counts that may be lost.
     let state = unsafe { &mut *state };
-    update(packet, tables, state, direction, &segment, settings);
+    update(packet, tables, state, direction, &segment, &settings);
     Ok(())
 }
 
@@ -128,7 +128,7 @@ fn update<P: Packet, T: Tables>(
     state: &mut FlowState,
     direction: usize,
     segment: &Segment,
-    settings: select::Settings,
+    settings: &select::Settings,
 ) {
     let coarse_ns = packet.coarse_ns();
     let (own, _) = state.halves_mut(direction);
@@ -140,14 +140,7 @@ fn update<P: Packet, T: Tables>(
         departure_ns: packet.departure_ns(),
         local_sender,
     };
-    if !tracker::track(
-        state,
-        direction,
-        segment,
-        &sighting,
-        packet,
-        settings.epoch_ns,
-    ) {
+    if !tracker::track(state, direction, segment, &sighting, packet, settings) {
         return;
     }
     let ending = segment.flags & (tcp_flags::FIN | tcp_flags::RST) != 0;
@@ -257,6 +250,17 @@ fn add(pending: &mut Pending, segment: &Segment) {
         pending.segments = pending.segments.wrapping_add(segment.segments);
         pending.end = segment.sequence.wrapping_add(segment.payload_len);
     }
+}
+
+/// The state of a flow that never showed its second direction: what `replay` reports of it.
+pub fn from_pending(key: &FlowKey, pending: &Pending) -> FlowState {
+    let mut state = FlowState::EMPTY;
+    state.key = *key;
+    state.generation = pending.start_ns;
+    state.start_ns = pending.start_ns;
+    let (own, _) = state.halves_mut(pending.direction as usize);
+    resume(own, pending, pending.start_ns);
+    state
 }
 
 /// Brings a new half to where its pending packets left it.

@@ -21,7 +21,7 @@ pub trait Frame {
 
     /// Takes steps of `scan` until it is done, at most `limit`. A plain loop on the host,
     /// `bpf_loop` in the kernel, where an unrolled loop costs 45,507 verified instructions.
-    fn repeat<S: Scan>(&self, limit: u32, scan: &mut S);
+    fn walk<S: Scan>(&self, limit: u32, scan: &mut S);
 }
 
 /// Work that is done in bounded steps.
@@ -429,7 +429,7 @@ pub fn segment<F: Frame>(
         if !frame.load_options(options_offset, options_len, &mut scan.bytes) {
             return Err(Reason::Truncated);
         }
-        frame.repeat(options::STEPS_MAX, &mut scan);
+        frame.walk(options::STEPS_MAX, &mut scan);
         scan.found(&mut segment);
     }
     Ok(segment)
@@ -473,7 +473,7 @@ impl Frame for [u8] {
         true
     }
 
-    fn repeat<S: Scan>(&self, limit: u32, scan: &mut S) {
+    fn walk<S: Scan>(&self, limit: u32, scan: &mut S) {
         for _ in 0..limit {
             if !scan.step() {
                 break;

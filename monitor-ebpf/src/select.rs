@@ -14,10 +14,21 @@ pub struct Settings {
     pub report_interval_ns: u64,
     /// Length of an RTT epoch, ns.
     pub epoch_ns: u64,
+    /// Added to the monotonic clock before it is divided into epochs, so that they begin with
+    /// the daemon's windows.
+    pub epoch_offset_ns: u64,
     /// A flow is watched when its hash is at most this: `u32::MAX` for every flow.
     pub sample_threshold: u32,
     /// Bits of [`settings_flags`].
     pub flags: u32,
+}
+
+impl Settings {
+    /// The epoch that a monotonic time in ns falls into.
+    #[inline(always)]
+    pub fn epoch(&self, now_ns: u64) -> u32 {
+        (now_ns.wrapping_add(self.epoch_offset_ns) / self.epoch_ns.max(1)) as u32
+    }
 }
 
 /// Bits of [`Settings::flags`].

@@ -8,6 +8,7 @@ use crate::{
     loss, options,
     packet::{Segment, tcp_flags},
     rtt,
+    select::Settings,
     sequence::{distance, high, low, micros, pack},
 };
 
@@ -62,7 +63,7 @@ pub fn track<C: Clock>(
     segment: &Segment,
     sighting: &Sighting,
     clock: &C,
-    epoch_ns: u64,
+    settings: &Settings,
 ) -> bool {
     let (own, peer) = state.halves_mut(direction);
     let coarse_ns = sighting.coarse_ns;
@@ -90,7 +91,7 @@ pub fn track<C: Clock>(
         clock,
         now_ns: 0,
         departure_ns: sighting.departure_ns,
-        epoch_ns,
+        settings,
     };
     if segment.has(tcp_flags::ACK) {
         acknowledge(own, peer, segment, &mut time);
@@ -119,7 +120,7 @@ struct Time<'a, C> {
     clock: &'a C,
     now_ns: u64,
     departure_ns: u64,
-    epoch_ns: u64,
+    settings: &'a Settings,
 }
 
 impl<C: Clock> Time<'_, C> {
@@ -150,7 +151,8 @@ impl<C: Clock> Time<'_, C> {
 
     #[inline(always)]
     fn epoch(&mut self) -> u32 {
-        (self.now_ns() / self.epoch_ns.max(1)) as u32
+        let now_ns = self.now_ns();
+        self.settings.epoch(now_ns)
     }
 }
 

@@ -57,6 +57,7 @@ impl Watch for Maps {
             None => Settings {
                 report_interval_ns: u64::MAX,
                 epoch_ns: u64::MAX,
+                epoch_offset_ns: 0,
                 sample_threshold: 0,
                 flags: 0,
             },

@@ -14,25 +14,25 @@ use self::{maps::Maps, skb::Skb};
 
 /// Ingress of an Ethernet device.
 #[classifier]
-pub fn ingress(ctx: TcContext) -> i32 {
+pub fn lastmile_in(ctx: TcContext) -> i32 {
     classify(&ctx, Link::Ethernet, false)
 }
 
 /// Egress of an Ethernet device.
 #[classifier]
-pub fn egress(ctx: TcContext) -> i32 {
+pub fn lastmile_out(ctx: TcContext) -> i32 {
     classify(&ctx, Link::Ethernet, true)
 }
 
 /// Ingress of a device without a link header.
 #[classifier]
-pub fn ingress_raw(ctx: TcContext) -> i32 {
+pub fn lastmile_in_raw(ctx: TcContext) -> i32 {
     classify(&ctx, Link::RawIp, false)
 }
 
 /// Egress of a device without a link header.
 #[classifier]
-pub fn egress_raw(ctx: TcContext) -> i32 {
+pub fn lastmile_out_raw(ctx: TcContext) -> i32 {
     classify(&ctx, Link::RawIp, true)
 }
 

@@ -109,7 +109,7 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
-    fn repeat<S: Scan>(&self, limit: u32, scan: &mut S) {
+    fn walk<S: Scan>(&self, limit: u32, scan: &mut S) {
         // SAFETY: `step` gets back the pointer given here, within this call.
         unsafe {
             bpf_loop(
@@ -124,7 +124,7 @@ impl Frame for Skb {
 
 /// `bpf_loop`'s callback: 0 goes on, 1 stops.
 extern "C" fn step<S: Scan>(_index: u64, scan: *mut c_void) -> i64 {
-    // SAFETY: `repeat` passed a valid, exclusive reference.
+    // SAFETY: `walk` passed a valid, exclusive reference.
     let scan = unsafe { &mut *scan.cast::<S>() };
     i64::from(!scan.step())
 }

@@ -1,0 +1,316 @@
+//! Loading the programs, their maps and their settings.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    programs::{ProgramError, SchedClassifier},
+};
+use aya_log::EbpfLogger;
+use ipnet::IpNet;
+use monitor_ebpf::{
+    counters::{COUNTERS, Counters},
+    flow::{Address, FlowKey, FlowState},
+    select::{PORT_WORDS, Settings, settings_flags},
+};
+
+use super::{batch, reports::Reports};
+use crate::config::{Config, KernelLog};
+
+/// The object that `build.rs` compiled from `monitor-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lastmile-ebpf"));
+
+/// Bytes of the ring buffer: 8,192 reports, what 8,192 flows say in one interval while the
+/// daemon does something else.
+const REPORT_BYTES: u32 = 8 << 20;
+
+/// Flows that wait for their second direction, as a share of the flow table: enough for the
+/// handshakes of a second, little enough that a flood costs little.
+const PENDING_SHARE: u32 = 4;
+
+/// A TC program, by where it is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    pub name: &'static str,
+    pub egress: bool,
+    /// For devices whose frames begin with IP.
+    pub raw_ip: bool,
+}
+
+/// The programs of the object.
+pub const PROGRAMS: [Program; 4] = [
+    Program {
+        name: "lastmile_in",
+        egress: false,
+        raw_ip: false,
+    },
+    Program {
+        name: "lastmile_out",
+        egress: true,
+        raw_ip: false,
+    },
+    Program {
+        name: "lastmile_in_raw",
+        egress: false,
+        raw_ip: true,
+    },
+    Program {
+        name: "lastmile_out_raw",
+        egress: true,
+        raw_ip: true,
+    },
+];
+
+/// What the programs are loaded with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Flows in the table.
+    pub max_flows: u32,
+    /// Messages of the programs.
+    pub kernel_log: KernelLog,
+    /// For tests: both clocks from `skb->tstamp`.
+    pub test_clock: bool,
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            max_flows: config.flows.max,
+            kernel_log: config.debug.kernel_log,
+            test_clock: false,
+        }
+    }
+}
+
+/// A flow key as aya passes it to the kernel.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct PodKey(FlowKey);
+// SAFETY: plain integers without padding (asserted where it is defined).
+unsafe impl Pod for PodKey {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct PodState(FlowState);
+// SAFETY: as above.
+unsafe impl Pod for PodState {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct PodSettings(Settings);
+// SAFETY: as above.
+unsafe impl Pod for PodSettings {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct PodCounters(Counters);
+// SAFETY: an array of integers.
+unsafe impl Pod for PodCounters {}
+
+/// The loaded programs and their maps.
+pub struct Live {
+    ebpf: Ebpf,
+    flows: Map,
+    counts: PerCpuArray<MapData, PodCounters>,
+    settings: Array<MapData, PodSettings>,
+    ports: Array<MapData, u64>,
+    prefixes: LpmTrie<MapData, [u8; 16], u8>,
+}
+
+impl Live {
+    /// Loads every program into the running kernel. Nothing is attached yet.
+    pub fn load(options: &Options) -> Result<Self> {
+        let log_level: u8 = match options.kernel_log {
+            KernelLog::Off => 0,
+            KernelLog::Warn => aya_log::Level::Warn as u8,
+            KernelLog::Info => aya_log::Level::Info as u8,
+            KernelLog::Debug => aya_log::Level::Debug as u8,
+        };
+        let test_clock = u8::from(options.test_clock);
+        let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .override_global("TEST_CLOCK", &test_clock, true)
+            .map_max_entries("FLOWS", options.max_flows)
+            .map_max_entries("PENDING", options.max_flows / PENDING_SHARE)
+            .map_max_entries("REPORTS", REPORT_BYTES)
+            .load(OBJECT)
+            .context(
+                "cannot create the BPF maps (this needs CAP_BPF and CAP_NET_ADMIN, or root; \
+                 `lastmile check` says what is missing)",
+            )?;
+        for Program { name, .. } in PROGRAMS {
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|error| explain(name, error))?;
+        }
+        let flows = take(&mut ebpf, "FLOWS")?;
+        let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)?;
+        let settings = Array::try_from(take(&mut ebpf, "SETTINGS")?)?;
+        let ports = Array::try_from(take(&mut ebpf, "PORTS")?)?;
+        let prefixes = LpmTrie::try_from(take(&mut ebpf, "PREFIXES")?)?;
+        Ok(Self {
+            ebpf,
+            flows,
+            counts,
+            settings,
+            ports,
+            prefixes,
+        })
+    }
+
+    /// The reports of the programs. Once.
+    pub fn take_reports(&mut self) -> Result<Reports> {
+        Reports::new(RingBuf::try_from(take(&mut self.ebpf, "REPORTS")?)?)
+    }
+
+    /// The messages of the programs, written to the `log` crate's logger. Once.
+    pub fn take_kernel_log(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
+        EbpfLogger::init(&mut self.ebpf).context("cannot read the kernel programs' messages")
+    }
+
+    /// Instructions the kernel's verifier walked for a program.
+    pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
+        Ok(program(&mut self.ebpf, name)?
+            .info()
+            .with_context(|| format!("no information about the program {name}"))?
+            .verified_instruction_count())
+    }
+
+    /// A loaded program, for BPF_PROG_TEST_RUN.
+    pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        program(&mut self.ebpf, name)
+    }
+
+    /// What is watched from now on: ports, prefixes, sample and times.
+    /// `epoch_offset_ns` is what makes the monotonic clock the one that windows are cut by.
+    pub fn watch(&mut self, config: &Config, epoch_offset_ns: u64) -> Result<()> {
+        for index in 0..PORT_WORDS {
+            let word = config
+                .watch
+                .ports
+                .iter()
+                .filter(|&&port| usize::from(port) / 64 == index)
+                .fold(0u64, |word, &port| word | 1 << (port % 64));
+            self.ports
+                .set(index as u32, word, 0)
+                .context("cannot set the watched ports")?;
+        }
+        let wanted: Vec<_> = config.watch.prefixes.iter().map(trie_key).collect();
+        let present: Vec<_> = self.prefixes.keys().collect::<Result<_, _>>()?;
+        for key in &wanted {
+            self.prefixes
+                .insert(key, 1, 0)
+                .context("cannot set the watched prefixes (there is room for 65536 of them)")?;
+        }
+        for key in present {
+            let still_wanted = wanted
+                .iter()
+                .any(|other| other.prefix_len() == key.prefix_len() && other.data() == key.data());
+            if !still_wanted {
+                self.prefixes.remove(&key)?;
+            }
+        }
+        self.set_times(config, epoch_offset_ns)
+    }
+
+    /// The part of [`Self::watch`] that changes when the wall clock was set.
+    pub fn set_times(&mut self, config: &Config, epoch_offset_ns: u64) -> Result<()> {
+        let mut flags = 0;
+        if !config.watch.ports.is_empty() {
+            flags |= settings_flags::PORTS;
+        }
+        if !config.watch.prefixes.is_empty() {
+            flags |= settings_flags::PREFIXES;
+        }
+        let settings = Settings {
+            report_interval_ns: u64::from(config.flows.report_interval_ms) * 1_000_000,
+            epoch_ns: u64::from(config.window.length_s) * 1_000_000_000,
+            epoch_offset_ns,
+            sample_threshold: u32::MAX / config.watch.sample_one_in.max(1),
+            flags,
+        };
+        self.settings
+            .set(0, PodSettings(settings), 0)
+            .context("cannot set what is watched")
+    }
+
+    /// The state of every flow in the table, a batch at a time.
+    pub fn flows(&self, each: impl FnMut(&FlowState)) -> Result<()> {
+        let Map::LruHashMap(table) = &self.flows else {
+            bail!("the BPF object's map FLOWS is no LRU hash map");
+        };
+        batch::read(table, each).context("cannot read the flow table")
+    }
+
+    /// Removes a flow. One that has gone already is no error: the table makes room by itself.
+    pub fn remove(&mut self, key: &FlowKey) -> Result<()> {
+        let mut flows: HashMap<_, PodKey, PodState> = HashMap::try_from(&mut self.flows)?;
+        match flows.remove(&PodKey(*key)) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(aya::maps::MapError::SyscallError(error))
+                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error).context("cannot remove a flow"),
+        }
+    }
+
+    /// The counters of the packet path, summed over the CPUs, indexed by `Counter`.
+    pub fn counters(&self) -> Result<Counters> {
+        let per_cpu = self
+            .counts
+            .get(&0, 0)
+            .context("cannot read the counters of the packet path")?;
+        let mut sum = [0u64; COUNTERS];
+        for PodCounters(counters) in per_cpu.iter() {
+            for (total, count) in sum.iter_mut().zip(counters) {
+                *total = total.wrapping_add(*count);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name)
+        .ok_or_else(|| anyhow!("the BPF object has no map {name}, or it was taken already"))
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the BPF object has no program {name}"))?
+        .try_into()?)
+}
+
+/// Why a program was refused: the end of the verifier's log says it, the rest is how it came
+/// there.
+fn explain(name: &str, error: ProgramError) -> anyhow::Error {
+    const LINES: usize = 12;
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            let lines: Vec<_> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+            anyhow!("the kernel refuses the program {name}: {io_error}\n{end}")
+        }
+        other => anyhow!(other).context(format!("cannot load the program {name}")),
+    }
+}
+
+/// IPv4 prefixes live under `::ffff:0:0/96`, as the packet path looks addresses up.
+fn trie_key(prefix: &IpNet) -> Key<[u8; 16]> {
+    match prefix.addr() {
+        IpAddr::V4(address) => Key::new(
+            96 + u32::from(prefix.prefix_len()),
+            Address::v4(address.octets()).octets(),
+        ),
+        IpAddr::V6(address) => Key::new(u32::from(prefix.prefix_len()), address.octets()),
+    }
+}
