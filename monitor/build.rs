@@ -1,0 +1,149 @@
+//! Compiles `monitor-ebpf`'s TC programs and leaves the object at `$OUT_DIR/lastmile-ebpf`.
+//!
+//! A second cargo does it, with the toolchain that `cargo xtask setup` put below the cache root
+//! (stable Rust has neither `core` for BPF nor a linker for it).
+
+#[path = "../xtask/src/bpf_toolchain.rs"]
+mod bpf_toolchain;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use bpf_toolchain::{BpfToolchain, CACHE_VARIABLE, cache_root};
+
+const PROGRAM: &str = "lastmile-ebpf";
+const TARGET: &str = "bpfel-unknown-none";
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("\nerror: {message}\n");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    for variable in [CACHE_VARIABLE, "XDG_CACHE_HOME", "HOME"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    for input in ["build.rs", "../monitor-ebpf", "../Cargo.lock"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    println!("cargo::rerun-if-changed=../xtask/src/bpf_toolchain.rs");
+
+    let cache = cache_root()
+        .ok_or_else(|| format!("no cache folder: set {CACHE_VARIABLE} or HOME to a folder"))?;
+    let file = BpfToolchain::file(&cache);
+    println!("cargo::rerun-if-changed={}", file.display());
+    let toolchain = BpfToolchain::read(&cache)
+        .map_err(|error| {
+            format!(
+                "{}: {error}. Run `cargo xtask setup` to write it anew.",
+                file.display()
+            )
+        })?
+        .ok_or_else(|| {
+            format!(
+                "there is no toolchain for the kernel side of lastmile ({} is missing or names \
+                 files that have gone).\nRun `cargo xtask setup`: it says what it needs and \
+                 downloads it below that folder.",
+                file.display()
+            )
+        })?;
+
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    let target_dir = target_dir(&out_dir);
+    let cargo = match &toolchain.cargo {
+        Some(cargo) => cargo.clone(),
+        None => PathBuf::from(variable("CARGO")?),
+    };
+    let mut command = Command::new(&cargo);
+    // What this build was told about the host must not reach a build for another target.
+    for (name, _) in env::vars_os() {
+        let leaks = name.to_str().is_some_and(|name| {
+            name.starts_with("RUST") && !name.starts_with("RUSTUP_HOME")
+                || name.starts_with("CARGO_BUILD_")
+                || name.starts_with("CARGO_CFG_")
+                || name.starts_with("CARGO_PROFILE_")
+                || matches!(name, "CARGO_ENCODED_RUSTFLAGS" | "CARGO_TARGET_DIR")
+        });
+        if leaks {
+            command.env_remove(name);
+        }
+    }
+    let architecture = variable("CARGO_CFG_TARGET_ARCH")?;
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{architecture}\""),
+        // The types of maps and the line numbers in verifier logs come from debug information.
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        // Else every memset and memcpy is a loop over bytes, which the verifier gives up on.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+    ];
+    command
+        .current_dir(variable("CARGO_MANIFEST_DIR")?)
+        .envs(environment(&toolchain)?)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .args(["build", "--quiet", "--release", "--package", "monitor-ebpf"])
+        .args(["--bin", PROGRAM, "--target", TARGET, "-Zbuild-std=core"])
+        .arg("--target-dir")
+        .arg(&target_dir);
+    let output = command
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", cargo.display()))?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!(
+            "{messages}\nthe kernel side (package monitor-ebpf) does not build for {TARGET}; the \
+             compiler's messages are above"
+        ));
+    }
+    for line in messages.lines() {
+        println!("cargo::warning={line}");
+    }
+    let object = target_dir.join(TARGET).join("release").join(PROGRAM);
+    fs::copy(&object, out_dir.join(PROGRAM))
+        .map_err(|error| format!("cannot copy {}: {error}", object.display()))?;
+    Ok(())
+}
+
+/// What makes an ordinary cargo one that can build for BPF.
+fn environment(toolchain: &BpfToolchain) -> Result<Vec<(&'static str, OsString)>, String> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let programs = [&toolchain.linker, &toolchain.rustc]
+        .into_iter()
+        .filter_map(|program| program.parent().map(Path::to_path_buf))
+        .chain(env::split_paths(&path));
+    let joined = |paths: Vec<PathBuf>| env::join_paths(paths).map_err(|error| error.to_string());
+    let mut variables = vec![
+        ("RUSTC", toolchain.rustc.clone().into_os_string()),
+        // `-Z build-std` on a compiler that calls itself stable.
+        ("RUSTC_BOOTSTRAP", "1".into()),
+        ("PATH", joined(programs.collect())?),
+    ];
+    if !toolchain.libraries.is_empty() {
+        variables.push(("LD_LIBRARY_PATH", joined(toolchain.libraries.clone())?));
+    }
+    Ok(variables)
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error} (cargo sets it for build scripts)"))
+}
+
+/// A target folder of its own, so that the two cargos never wait for each other's lock: below the
+/// workspace's target folder, because debug and release builds share the same BPF object.
+fn target_dir(out_dir: &Path) -> PathBuf {
+    out_dir
+        .ancestors()
+        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
+        .unwrap_or(out_dir)
+        .join("ebpf")
+}

@@ -1,0 +1,111 @@
+//! Runs the cargo that runs us.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// The root of this repository.
+pub fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
+}
+
+/// A cargo that does not inherit what the outer one told this process about its own package.
+pub fn command() -> Command {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(workspace());
+    for (name, _) in env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"CARGO_PKG_")
+            || name.as_encoded_bytes().starts_with(b"CARGO_MANIFEST_")
+        {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// One executable that a build left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executable {
+    /// The name of the binary, test or example.
+    pub name: String,
+    pub package: String,
+    pub path: PathBuf,
+    /// Whether it is a test harness.
+    pub test: bool,
+}
+
+/// Runs `cargo ARGUMENTS --message-format=json-render-diagnostics` and returns what it built.
+///
+/// # Errors
+/// When the build fails; its messages are on standard error.
+pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
+    let mut command = command();
+    command
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} failed ({})", arguments.join(" "), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter_map(|message: Value| executable(&message))
+        .collect())
+}
+
+/// The executable in one of cargo's JSON messages, if it announces one.
+fn executable(message: &Value) -> Option<Executable> {
+    let package_id = message.get("package_id")?.as_str()?;
+    // path+file:///folder/monitor#lastmile@0.1.0, or path+file:///folder/xtask#0.1.0
+    let (url, fragment) = package_id.rsplit_once('#')?;
+    let package = match fragment.split_once('@') {
+        Some((name, _)) => name,
+        None => url.rsplit('/').next()?,
+    };
+    Some(Executable {
+        name: message.pointer("/target/name")?.as_str()?.to_owned(),
+        package: package.to_owned(),
+        path: message.get("executable")?.as_str()?.into(),
+        test: message.pointer("/profile/test")?.as_bool()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_executable_in_a_message() {
+        let message = serde_json::json!({
+            "reason": "compiler-artifact",
+            "package_id": "path+file:///somewhere/monitor#lastmile@0.1.0",
+            "target": {"name": "veth", "kind": ["test"]},
+            "profile": {"test": true},
+            "executable": "/somewhere/target/debug/deps/veth-0123"
+        });
+        let found = executable(&message).unwrap();
+        assert_eq!(
+            (found.package.as_str(), found.name.as_str()),
+            ("lastmile", "veth")
+        );
+        assert!(found.test);
+    }
+
+    #[test]
+    fn a_library_is_no_executable() {
+        let message = serde_json::json!({
+            "package_id": "path+file:///somewhere/xtask#0.1.0",
+            "target": {"name": "lib"}, "profile": {"test": false}, "executable": null
+        });
+        assert_eq!(executable(&message), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask`: everything a developer or a first-time user does with this repository.
+//!
+//! - [`setup`] finds out what is missing and gets it: packages are downloaded with the machine's
+//!   own apt and unpacked below the cache root ([`cache`], [`apt`]); nothing is installed.
+//! - [`vm`] boots a real kernel in QEMU with an initramfs of its own and runs one command in it.
+//! - [`lab`] builds lastmile and the lab and plays a scenario in the VM.
+//! - [`test`] is every check there is; [`bench`] measures what a packet costs.
+
+mod apt;
+mod bench;
+mod bpf_toolchain;
+mod cache;
+mod cargo;
+mod kernel;
+mod lab;
+mod requirements;
+mod setup;
+mod test;
+mod vm;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::kernel::Kernel;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Get everything that building, running and testing need and this machine lacks
+    Setup {
+        /// List what is missing and where it would come from; change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Play a scenario in a virtual machine and hold the verdicts against the truth
+    Run {
+        /// A name in tests/scenarios, or the path of a scenario file
+        #[arg(long, default_value = "interconnect")]
+        scenario: String,
+        /// The kernel that the machine boots
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
+    },
+    /// Run every check: format, lints, documentation, tests here, tests and scenarios in VMs
+    Test,
+    /// Measure what one packet costs in the kernel
+    Bench {
+        /// Measure in a virtual machine with this kernel instead of on this machine
+        #[arg(long, value_enum)]
+        kernel: Option<Kernel>,
+        /// Passed on to the benchmark
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Run one command in a virtual machine
+    Vm {
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
+        /// A program of this machine to put into /bin, with the libraries it needs (repeatable)
+        #[arg(long = "binary", value_name = "PATH")]
+        binaries: Vec<PathBuf>,
+        /// A file of this machine to put there (repeatable)
+        #[arg(long = "file", value_name = "PATH:GUEST_PATH")]
+        files: Vec<String>,
+        /// Added to the kernel's command line, such as lockdown=confidentiality (repeatable)
+        #[arg(long = "kernel-argument", value_name = "WORD")]
+        kernel_arguments: Vec<String>,
+        /// Seconds after which the machine is switched off
+        #[arg(long, default_value_t = 120)]
+        timeout_s: u64,
+        /// Where the files that the command leaves in /out go
+        #[arg(long, value_name = "FOLDER", default_value = "target/vm")]
+        out: PathBuf,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup { dry_run: true } => setup::dry_run(),
+        Task::Setup { dry_run: false } => {
+            setup::ensure_all()?;
+            println!("Everything is there.");
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Run { scenario, kernel } => lab::run(&scenario, kernel),
+        Task::Test => test::run(),
+        Task::Bench { kernel, arguments } => bench::run(kernel, &arguments),
+        Task::Vm {
+            kernel,
+            binaries,
+            files,
+            kernel_arguments,
+            timeout_s,
+            out,
+            command,
+        } => vm::command::run(vm::command::Request {
+            kernel,
+            binaries,
+            files,
+            kernel_arguments,
+            timeout_s,
+            out,
+            command,
+        }),
+    }
+}
