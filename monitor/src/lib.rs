@@ -15,5 +15,10 @@
 //! `engine` owns the pure stages in their order. Only `capture::live` knows aya, and only
 //! `daemon` knows tasks and the clock: everything else is given data and time as arguments.
 
+pub mod capture;
+pub mod cell;
 pub mod config;
+pub mod flow;
+pub mod netlink;
 pub mod path;
+pub mod verdict;

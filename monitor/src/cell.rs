@@ -1,0 +1,115 @@
+//! The mergeable aggregate: what one prefix did through one interconnect in one window.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::flow::{Observation, Totals};
+use crate::path::Location;
+
+/// Which traffic is counted together. The IP version is the prefix's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CellKey {
+    pub interconnect: Arc<str>,
+    pub isp: Arc<str>,
+    pub origin_asn: u32,
+    /// The client's /24 or /48, or a longer announced prefix.
+    pub prefix: IpNet,
+    /// Whether the interconnect hands over to the ISP itself, without a transit network.
+    pub direct: bool,
+}
+
+impl From<&Location> for CellKey {
+    fn from(location: &Location) -> Self {
+        let route = &location.route;
+        Self {
+            interconnect: Arc::clone(&route.interconnect),
+            isp: Arc::clone(&route.isp),
+            origin_asn: route.origin_asn,
+            prefix: location.unit,
+            direct: route.is_direct(),
+        }
+    }
+}
+
+/// One address's part of a cell.
+#[derive(Clone, Debug, Default)]
+pub struct ClientTotals {
+    pub to_client: Totals,
+    /// Flows that did something in the window.
+    pub observations: u64,
+    /// Smallest handshake RTT of the flows that began, µs.
+    pub handshake_rtt_us: Option<u32>,
+}
+
+/// One prefix through one interconnect in one window.
+#[derive(Clone, Debug, Default)]
+pub struct Cell {
+    pub clients: BTreeMap<IpAddr, ClientTotals>,
+}
+
+impl Cell {
+    /// Adds another host's, or another observation's, part of the same cell.
+    pub fn add(&mut self, other: &Self) {
+        for (address, theirs) in &other.clients {
+            let ours = self.clients.entry(*address).or_default();
+            ours.to_client.add(&theirs.to_client);
+            ours.observations += theirs.observations;
+            ours.handshake_rtt_us = ours
+                .handshake_rtt_us
+                .into_iter()
+                .chain(theirs.handshake_rtt_us)
+                .min();
+        }
+    }
+
+    /// The sum over all clients.
+    pub fn totals(&self) -> ClientTotals {
+        let mut sum = ClientTotals::default();
+        for client in self.clients.values() {
+            sum.to_client.add(&client.to_client);
+            sum.observations += client.observations;
+            sum.handshake_rtt_us = sum
+                .handshake_rtt_us
+                .into_iter()
+                .chain(client.handshake_rtt_us)
+                .min();
+        }
+        sum
+    }
+}
+
+/// The cells of one window, and how many observations had no known route.
+#[derive(Clone, Debug, Default)]
+pub struct Cells {
+    pub cells: BTreeMap<CellKey, Cell>,
+    pub observations: u64,
+    pub unrouted: u64,
+}
+
+impl Cells {
+    /// Groups a window's observations.
+    pub fn collect(observations: impl IntoIterator<Item = Observation>) -> Self {
+        let mut all = Self::default();
+        for observation in observations {
+            all.observations += 1;
+            let Some(location) = &observation.location else {
+                all.unrouted += 1;
+                continue;
+            };
+            let mut part = Cell::default();
+            part.clients.insert(
+                observation.client,
+                ClientTotals {
+                    to_client: observation.to_client,
+                    observations: 1,
+                    handshake_rtt_us: observation.handshake_rtt_us,
+                },
+            );
+            all.cells.entry(location.into()).or_default().add(&part);
+        }
+        all
+    }
+}

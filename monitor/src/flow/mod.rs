@@ -1,0 +1,68 @@
+//! From cumulative flow states to what one flow did in one window.
+//!
+//! [`FlowTable`] keeps the last state of every flow, takes differences ([`totals`]), fixes the
+//! roles of the two ends ([`roles`]) and yields one [`Observation`] a flow a window.
+//! [`baseline`] remembers what is usual.
+
+pub mod baseline;
+pub mod histogram;
+pub mod roles;
+mod table;
+pub mod totals;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use monitor_ebpf::flow::FlowState;
+
+pub use roles::{Roles, Vantage};
+pub use table::{Closed, Flow, FlowTable};
+pub use totals::Totals;
+
+use crate::path::Location;
+
+/// The cumulative state of one flow, as it was read.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub state: FlowState,
+    /// When it was read, µs since 1970 UTC (wall clock live, capture clock in replay).
+    pub time_us: u64,
+    /// The same moment on the monotonic clock that the state's times are taken from, ns.
+    pub read_ns: u64,
+    /// The device whose hook owns the flow; `None` in replay.
+    pub interface: Option<Arc<str>>,
+}
+
+/// Why a flow is no longer watched.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum CloseReason {
+    /// Both sides, or one and then silence, said they were done.
+    Fin,
+    /// One side aborted.
+    Rst,
+    /// No packet for `flows.idle_s`.
+    Idle,
+    /// The kernel's table needed the room, or the same ports began anew unnoticed.
+    Evicted,
+    /// The interface it was seen on went away.
+    InterfaceGone,
+    /// The capture ended.
+    EndOfCapture,
+}
+
+/// One flow's activity in one window.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    pub client: IpAddr,
+    /// `None`: no route is known for the client.
+    pub location: Option<Location>,
+    /// Data toward the client and what its ACKs revealed, in this window.
+    pub to_client: Totals,
+    /// Data from the client, in this window.
+    pub to_server: Totals,
+    /// The flow's handshake RTT, in the window in which it was first seen, µs.
+    pub handshake_rtt_us: Option<u32>,
+}

@@ -1,0 +1,196 @@
+//! What one direction's data did over any span: a difference of two states, a window, a flow's
+//! life, a whole cell. All of them add up.
+
+use monitor_ebpf::flow::{EpochRtt, Half};
+
+use super::histogram::RttHistogram;
+
+/// Sums for one direction's data. RTT, acknowledgements and busy time are those that the other
+/// side's packets revealed about this data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Payload on the wire, retransmissions included.
+    pub bytes: u64,
+    /// Packets with payload, as captured.
+    pub frames: u64,
+    /// Wire segments with payload.
+    pub segments: u64,
+    pub retransmitted_segments: u64,
+    pub retransmitted_bytes: u64,
+    pub spurious_segments: u64,
+    pub ce_marked_segments: u64,
+    pub lost_downstream_segments: u64,
+    pub lost_upstream_segments: u64,
+    pub reordered_segments: u64,
+    /// Segments sent when the receiver's window was full.
+    pub rwnd_limited_segments: u64,
+    pub acked_bytes: u64,
+    /// Time with data outstanding, a period that is not over included, µs.
+    pub busy_us: u64,
+    /// Busy periods that ended.
+    pub bursts: u64,
+    pub rtt: RttHistogram,
+    pub rtt_sum_us: u64,
+    pub rtt_samples: u64,
+    /// Of the samples, those taken from TCP timestamps.
+    pub rtt_timestamp_samples: u64,
+    pub rtt_min_us: Option<u32>,
+    pub rtt_max_us: Option<u32>,
+}
+
+/// One reading of the two halves that together describe one direction's data.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// Written by the packets that carry the data.
+    pub sender: &'a Half,
+    /// Written by the packets that acknowledge it.
+    pub receiver: &'a Half,
+    /// When it was read, wrapping monotonic µs.
+    pub read_us: u32,
+}
+
+impl Reading<'_> {
+    /// How long data has been outstanding at the time of reading, µs; 0 if none is.
+    fn outstanding_us(&self) -> u64 {
+        use monitor_ebpf::flow::half_flags as is;
+        let (sender, receiver) = (self.sender, self.receiver);
+        if !sender.has(is::SEQUENCE_KNOWN) || !receiver.has(is::ACK_KNOWN) || sender.bytes == 0 {
+            return 0;
+        }
+        let (highest_sent, since_us) = ((sender.burst >> 32) as u32, sender.burst as u32);
+        let acked = (receiver.acked >> 32) as u32;
+        let unacked = highest_sent.wrapping_sub(acked) as i32;
+        let elapsed = self.read_us.wrapping_sub(since_us) as i32;
+        if unacked > 0 && elapsed > 0 {
+            elapsed as u64
+        } else {
+            0
+        }
+    }
+}
+
+impl Totals {
+    /// What happened from `before` to `after`, two readings of the same generation.
+    pub fn between(before: &Reading<'_>, after: &Reading<'_>) -> Self {
+        let (from, to) = (before.sender, after.sender);
+        let (from_ack, to_ack) = (before.receiver, after.receiver);
+        // Two CPUs may write one half (see monitor_ebpf::flow): a count that went back is no gain.
+        let count = |from: u32, to: u32| u64::from((to.wrapping_sub(from) as i32).max(0) as u32);
+        let sum = |from: u64, to: u64| (to.wrapping_sub(from) as i64).max(0) as u64;
+        let mut rtt = RttHistogram::default();
+        rtt.add_difference(&from_ack.rtt_bins, &to_ack.rtt_bins);
+        let rtt_samples = count(from_ack.rtt_samples, to_ack.rtt_samples);
+        let extremes = new_extremes(from_ack, to_ack, rtt_samples);
+        let busy_us = sum(from_ack.busy_us, to_ack.busy_us);
+        Self {
+            bytes: sum(from.bytes, to.bytes),
+            frames: count(from.frames, to.frames),
+            segments: count(from.segments, to.segments),
+            retransmitted_segments: count(from.retransmitted_segments, to.retransmitted_segments),
+            retransmitted_bytes: sum(from.retransmitted_bytes, to.retransmitted_bytes),
+            spurious_segments: count(from.spurious_segments, to.spurious_segments),
+            ce_marked_segments: count(from.ce_marked_segments, to.ce_marked_segments),
+            lost_downstream_segments: count(
+                from.lost_downstream_segments,
+                to.lost_downstream_segments,
+            ),
+            lost_upstream_segments: count(from.lost_upstream_segments, to.lost_upstream_segments),
+            reordered_segments: count(from.reordered_segments, to.reordered_segments),
+            rwnd_limited_segments: count(from.rwnd_limited_segments, to.rwnd_limited_segments),
+            acked_bytes: sum(from_ack.acked_bytes, to_ack.acked_bytes),
+            // A period that was outstanding at `before` was counted up to then.
+            busy_us: (busy_us + after.outstanding_us()).saturating_sub(before.outstanding_us()),
+            bursts: count(from_ack.bursts, to_ack.bursts),
+            rtt,
+            rtt_sum_us: sum(from_ack.rtt_sum_us, to_ack.rtt_sum_us),
+            rtt_samples,
+            rtt_timestamp_samples: count(
+                from_ack.rtt_timestamp_samples,
+                to_ack.rtt_timestamp_samples,
+            ),
+            rtt_min_us: extremes.map(|(min, _)| min),
+            rtt_max_us: extremes.map(|(_, max)| max),
+        }
+    }
+
+    /// Adds what another span, flow or host saw.
+    pub fn add(&mut self, other: &Self) {
+        self.bytes += other.bytes;
+        self.frames += other.frames;
+        self.segments += other.segments;
+        self.retransmitted_segments += other.retransmitted_segments;
+        self.retransmitted_bytes += other.retransmitted_bytes;
+        self.spurious_segments += other.spurious_segments;
+        self.ce_marked_segments += other.ce_marked_segments;
+        self.lost_downstream_segments += other.lost_downstream_segments;
+        self.lost_upstream_segments += other.lost_upstream_segments;
+        self.reordered_segments += other.reordered_segments;
+        self.rwnd_limited_segments += other.rwnd_limited_segments;
+        self.acked_bytes += other.acked_bytes;
+        self.busy_us += other.busy_us;
+        self.bursts += other.bursts;
+        self.rtt.add(&other.rtt);
+        self.rtt_sum_us += other.rtt_sum_us;
+        self.rtt_samples += other.rtt_samples;
+        self.rtt_timestamp_samples += other.rtt_timestamp_samples;
+        self.rtt_min_us = self.rtt_min_us.into_iter().chain(other.rtt_min_us).min();
+        self.rtt_max_us = self.rtt_max_us.into_iter().chain(other.rtt_max_us).max();
+    }
+
+    /// Whether nothing was sent or acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.segments == 0 && self.acked_bytes == 0 && self.rtt_samples == 0
+    }
+
+    /// Segments lost on the way, whether before or beyond us; spurious retransmissions and
+    /// reordering are no losses.
+    pub fn lost_segments(&self) -> u64 {
+        self.lost_downstream_segments + self.lost_upstream_segments
+    }
+
+    /// Stretches of data: busy periods that ended, or the one that is not over.
+    pub fn chunks(&self) -> u64 {
+        if self.bursts == 0 && self.acked_bytes > 0 {
+            1
+        } else {
+            self.bursts
+        }
+    }
+
+    /// A quantile of the RTT in µs, held between the exact minimum and maximum.
+    pub fn rtt_quantile_us(&self, q: f64) -> Option<u32> {
+        let estimate = self.rtt.quantile(q)?;
+        let (min, max) = (
+            self.rtt_min_us.unwrap_or(0),
+            self.rtt_max_us.unwrap_or(u32::MAX),
+        );
+        Some(estimate.clamp(min, max.max(min)))
+    }
+
+    /// Delivered rate while data was outstanding, bit/s.
+    pub fn delivered_bps(&self) -> Option<f64> {
+        (self.busy_us > 0 && self.acked_bytes > 0)
+            .then(|| self.acked_bytes as f64 * 8e6 / self.busy_us as f64)
+    }
+}
+
+/// Minimum and maximum RTT of samples that are new in `after`, as far as the epochs tell: the
+/// epoch under way may also hold samples from before, but none from before its window.
+fn new_extremes(before: &Half, after: &Half, samples: u64) -> Option<(u32, u32)> {
+    if samples == 0 {
+        return None;
+    }
+    let known = |epoch: &EpochRtt| epoch.rtt_max_us != 0;
+    let current = after.rtt_current;
+    let mut extremes = known(&current).then_some((current.rtt_min_us, current.rtt_max_us))?;
+    let previous = after.rtt_previous;
+    // An epoch that began and ended between the two readings is all new.
+    let unseen = known(&previous)
+        && (!known(&before.rtt_current)
+            || previous.epoch.wrapping_sub(before.rtt_current.epoch) as i32 > 0);
+    if unseen {
+        extremes.0 = extremes.0.min(previous.rtt_min_us);
+        extremes.1 = extremes.1.max(previous.rtt_max_us);
+    }
+    Some(extremes)
+}

@@ -1,0 +1,377 @@
+//! Hypothesis 0: is a client served worse than usual at all?
+//!
+//! Each figure of a client's window is compared with what is usual for its cell. A client is bad
+//! when a figure is worse by more than chance explains *and* by enough to harm video:
+//!
+//! - Chance: Student's t for one more value against the baseline's own spread; for losses and
+//!   marks the Poisson tail as well, because a share of few segments is coarse. Over the clients
+//!   of a window Benjamini-Hochberg bounds the share of false alarms (Benjamini and Hochberg,
+//!   1995).
+//! - Harm: the thresholds of the configuration, in the manner of BlameIt's "badness" (Jin et
+//!   al., SIGCOMM 2019) and the level shifts of TSLP (Luckie et al., IMC 2014).
+//!
+//! A client is good only when its RTT and its losses were both measured and are clearly below
+//! half of these thresholds. Everything between is neither.
+
+use statrs::distribution::{ContinuousCDF, DiscreteCDF, Poisson, StudentsT};
+
+use crate::config::Thresholds;
+use crate::flow::Totals;
+use crate::flow::baseline::{Figures, Moments, Usual};
+
+/// Baseline values without which there is no spread to compare with.
+const MIN_BASELINE_VALUES: u64 = 3;
+/// RTT figures closer than this to each other are the same: the coarse clock of a scheduler tick
+/// and the bins of the histogram move them.
+const RTT_DEVIATION_FLOOR_US: f64 = 500.0;
+/// The same, relative to the RTT: a quarter of a bin.
+const RTT_DEVIATION_FLOOR_SHARE: f64 = 0.05;
+/// Loss and mark shares closer than this are the same.
+const SHARE_DEVIATION_FLOOR: f64 = 0.002;
+/// A path that never lost anything may yet lose one segment in a thousand by chance.
+const SHARE_MEAN_FLOOR: f64 = 0.001;
+/// Rates within 10 % of each other are the same (natural logarithm).
+const LOG_RATE_DEVIATION_FLOOR: f64 = 0.1;
+/// A rate is only comparable when the chunks are: a short one ends in slow start. At least half
+/// of the usual size (natural logarithm), after the test of Facebook's HDratio (IMC 2019).
+const LOG_CHUNK_SHORTER: f64 = std::f64::consts::LN_2;
+/// Part of a threshold below which a figure is clearly good.
+const CLEARLY_GOOD: f64 = 0.5;
+
+/// One figure against its usual value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sign {
+    /// How much worse, in the figure's unit; negative: better.
+    pub excess: f64,
+    /// The excess from which it does harm.
+    pub threshold: f64,
+    /// Probability of such an excess by chance.
+    pub chance: f64,
+}
+
+impl Sign {
+    fn harms(&self) -> bool {
+        self.excess >= self.threshold
+    }
+
+    fn is_clearly_good(&self) -> bool {
+        self.excess < self.threshold * CLEARLY_GOOD
+    }
+}
+
+/// A client's window against what is usual; `None` where a figure could not be compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Comparison {
+    /// µs.
+    pub rtt: Option<Sign>,
+    /// Share of the segments.
+    pub loss: Option<Sign>,
+    /// Share of the segments.
+    pub ce: Option<Sign>,
+    /// Share of the usual rate that is missing.
+    pub rate: Option<Sign>,
+}
+
+/// Which figures are bad.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    pub queue: bool,
+    pub loss: bool,
+    pub ce: bool,
+    pub rate: bool,
+}
+
+/// One client in one window, before anything is known about the windows around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raw {
+    /// Nothing is worse than usual.
+    Good,
+    /// Neither clearly good nor bad.
+    Grey,
+    /// The network does harm.
+    Bad,
+    /// The rate is low although RTT, losses and marks are as usual: not the network.
+    RateOnly,
+}
+
+impl Comparison {
+    /// Compares `figures`, drawn from `totals`, with what is usual.
+    pub fn new(figures: &Figures, totals: &Totals, usual: &Usual, at: &Thresholds) -> Self {
+        let rtt = figures.rtt_p10_us.and_then(|rtt_us| {
+            let usual = &usual.rtt_p10_us;
+            let floor = RTT_DEVIATION_FLOOR_US.max(usual.mean * RTT_DEVIATION_FLOOR_SHARE);
+            Some(Sign {
+                excess: rtt_us - usual.mean,
+                threshold: (at.rtt_excess_ms * 1_000.0).max(at.rtt_excess_share * usual.mean),
+                chance: chance(rtt_us, usual, floor)?,
+            })
+        });
+        let share = |value: Option<f64>, count: u64, usual: &Moments, threshold: f64| {
+            let value = value?;
+            let expected = usual.mean.max(SHARE_MEAN_FLOOR) * totals.segments as f64;
+            Some(Sign {
+                excess: value - usual.mean,
+                threshold,
+                chance: chance(value, usual, SHARE_DEVIATION_FLOOR)?
+                    .max(poisson_tail(count, expected)),
+            })
+        };
+        let comparable = figures
+            .log_chunk_bytes
+            .is_some_and(|size| size >= usual.log_chunk_bytes.mean - LOG_CHUNK_SHORTER);
+        let rate = figures
+            .log_rate
+            .filter(|_| comparable)
+            .and_then(|log_rate| {
+                let usual = &usual.log_rate;
+                // Worse is lower: mirrored, so that one test serves all figures.
+                let mirrored = usual.mirrored();
+                Some(Sign {
+                    excess: 1.0 - (log_rate - usual.mean).exp(),
+                    threshold: at.rate_drop_share,
+                    chance: chance(-log_rate, &mirrored, LOG_RATE_DEVIATION_FLOOR)?,
+                })
+            });
+        Self {
+            rtt,
+            loss: share(
+                figures.loss_share,
+                totals.lost_segments(),
+                &usual.loss_share,
+                at.loss_excess_share,
+            ),
+            ce: share(
+                figures.ce_share,
+                totals.ce_marked_segments,
+                &usual.ce_share,
+                at.ce_excess_share,
+            ),
+            rate,
+        }
+    }
+
+    /// Whether enough was measured to say anything: both what a queue does and what a drop does.
+    pub fn is_complete(&self) -> bool {
+        self.rtt.is_some() && self.loss.is_some()
+    }
+
+    /// The probability of the worst figure by chance, for as many figures as were looked at
+    /// (Bonferroni); 1 where none was.
+    pub fn chance(&self) -> f64 {
+        let signs = [self.rtt, self.loss, self.ce, self.rate];
+        let known = signs.iter().flatten();
+        let smallest = known.clone().map(|sign| sign.chance).fold(1.0, f64::min);
+        (smallest * known.count() as f64).min(1.0)
+    }
+
+    /// Which figures are bad, where a chance of `limit` is too small to be one.
+    fn signs(&self, limit: f64) -> Signs {
+        let figures = [self.rtt, self.loss, self.ce, self.rate];
+        let known = figures.iter().flatten().count() as f64;
+        let bad = |sign: Option<Sign>| {
+            sign.is_some_and(|sign| sign.harms() && sign.chance * known <= limit)
+        };
+        Signs {
+            queue: bad(self.rtt),
+            loss: bad(self.loss),
+            ce: bad(self.ce),
+            rate: bad(self.rate),
+        }
+    }
+
+    /// What to make of the client, where a chance of `limit` is too small to be one.
+    pub fn judge(&self, limit: f64) -> (Raw, Signs) {
+        let signs = self.signs(limit);
+        let good = |sign: Option<Sign>| sign.is_none_or(|sign| sign.is_clearly_good());
+        let network_good = self.is_complete() && good(self.rtt) && good(self.loss) && good(self.ce);
+        let raw = if signs.queue || signs.loss || signs.ce {
+            Raw::Bad
+        } else if network_good && signs.rate {
+            Raw::RateOnly
+        } else if network_good && good(self.rate) {
+            Raw::Good
+        } else {
+            Raw::Grey
+        };
+        (raw, signs)
+    }
+}
+
+/// The largest chance that still counts as bad, over all that were tested, such that at most
+/// `share` of those called bad are so by chance (Benjamini and Hochberg, 1995). 0: none is.
+pub fn benjamini_hochberg(chances: &[f64], share: f64) -> f64 {
+    let mut sorted = chances.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let tests = sorted.len() as f64;
+    sorted
+        .iter()
+        .enumerate()
+        .rev()
+        .find(|(rank, chance)| **chance <= share * (rank + 1) as f64 / tests)
+        .map_or(0.0, |(_, chance)| *chance)
+}
+
+/// Probability that one more value of the baseline is at least `value`: Student's t, with a
+/// standard deviation of at least `floor`. `None` with too few values.
+fn chance(value: f64, usual: &Moments, floor: f64) -> Option<f64> {
+    if usual.count < MIN_BASELINE_VALUES {
+        return None;
+    }
+    let values = usual.count as f64;
+    let deviation = usual.deviation().max(floor) * (1.0 + 1.0 / values).sqrt();
+    let student = StudentsT::new(0.0, 1.0, values - 1.0).ok()?;
+    Some(student.sf((value - usual.mean) / deviation))
+}
+
+/// Probability of at least `count` where `expected` are expected.
+fn poisson_tail(count: u64, expected: f64) -> f64 {
+    match (count.checked_sub(1), Poisson::new(expected)) {
+        (Some(fewer), Ok(poisson)) => poisson.sf(fewer),
+        _ => 1.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn moments(values: &[f64]) -> Moments {
+        let mut moments = Moments::default();
+        values.iter().for_each(|&value| moments.push(Some(value)));
+        moments
+    }
+
+    fn usual() -> Usual {
+        Usual {
+            rtt_p10_us: moments(&[40_000.0, 40_500.0, 41_000.0, 39_800.0, 40_200.0, 40_100.0]),
+            loss_share: moments(&[0.0, 0.001, 0.0, 0.002, 0.0, 0.0]),
+            ce_share: moments(&[0.0; 6]),
+            log_rate: moments(&[16.0, 16.1, 15.9, 16.0, 16.05, 15.95]),
+            log_chunk_bytes: moments(&[13.0; 6]),
+        }
+    }
+
+    fn figures() -> Figures {
+        Figures {
+            rtt_p10_us: Some(40_300.0),
+            loss_share: Some(0.0),
+            ce_share: Some(0.0),
+            log_rate: Some(16.0),
+            log_chunk_bytes: Some(13.0),
+        }
+    }
+
+    fn judge(figures: &Figures, lost: u64) -> Raw {
+        let totals = Totals {
+            segments: 1_000,
+            lost_downstream_segments: lost,
+            ..Totals::default()
+        };
+        let comparison = Comparison::new(figures, &totals, &usual(), &Thresholds::default());
+        comparison.judge(0.01).0
+    }
+
+    #[test]
+    fn the_usual_is_good() {
+        assert_eq!(judge(&figures(), 0), Raw::Good);
+    }
+
+    #[test]
+    fn a_standing_queue_is_bad_and_half_of_one_is_neither() {
+        let at = |rtt_p10_us| Figures {
+            rtt_p10_us: Some(rtt_p10_us),
+            ..figures()
+        };
+        assert_eq!(judge(&at(60_000.0), 0), Raw::Bad);
+        assert_eq!(judge(&at(44_000.0), 0), Raw::Grey);
+        assert_eq!(judge(&at(41_000.0), 0), Raw::Good);
+    }
+
+    #[test]
+    fn losses_alone_are_bad() {
+        let lossy = Figures {
+            loss_share: Some(0.03),
+            ..figures()
+        };
+        assert_eq!(judge(&lossy, 30), Raw::Bad);
+    }
+
+    #[test]
+    fn a_low_rate_without_queue_or_loss_is_not_the_network() {
+        let slow = Figures {
+            log_rate: Some(14.5),
+            ..figures()
+        };
+        assert_eq!(judge(&slow, 0), Raw::RateOnly);
+        let slow_and_perhaps_queued = Figures {
+            rtt_p10_us: Some(44_000.0),
+            ..slow
+        };
+        assert_eq!(judge(&slow_and_perhaps_queued, 0), Raw::Grey);
+    }
+
+    #[test]
+    fn the_rate_of_small_chunks_is_not_compared() {
+        let small = Figures {
+            log_rate: Some(14.0),
+            log_chunk_bytes: Some(11.0),
+            ..figures()
+        };
+        assert_eq!(judge(&small, 0), Raw::Good);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_good() {
+        let no_loss_share = Figures {
+            loss_share: None,
+            ..figures()
+        };
+        assert_eq!(judge(&no_loss_share, 0), Raw::Grey);
+        let no_rtt = Figures {
+            rtt_p10_us: None,
+            ..figures()
+        };
+        assert_eq!(judge(&no_rtt, 0), Raw::Grey);
+    }
+
+    #[test]
+    fn one_lost_segment_of_a_hundred_proves_nothing() {
+        let usual = Usual {
+            loss_share: moments(&[0.0; 200]),
+            ..usual()
+        };
+        let totals = Totals {
+            segments: 100,
+            lost_downstream_segments: 1,
+            ..Totals::default()
+        };
+        let figures = Figures {
+            loss_share: Some(0.01),
+            ..figures()
+        };
+        let comparison = Comparison::new(&figures, &totals, &usual, &Thresholds::default());
+        assert_eq!(comparison.judge(0.01).0, Raw::Grey);
+    }
+
+    #[test]
+    fn benjamini_hochberg_as_in_the_paper() {
+        // The example of Benjamini and Hochberg (1995), section 3.2: four of fifteen at 0.05.
+        let chances = [
+            0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262,
+            0.5719, 0.6528, 0.7590, 1.000,
+        ];
+        assert_eq!(benjamini_hochberg(&chances, 0.05), 0.0095);
+        assert_eq!(benjamini_hochberg(&[0.5, 0.9], 0.05), 0.0);
+        assert_eq!(benjamini_hochberg(&[], 0.05), 0.0);
+    }
+
+    proptest! {
+        #[test]
+        fn worse_figures_never_look_better(rtt in 1e3f64..2e5, more in 0f64..1e5) {
+            let order = |raw| match raw { Raw::Good => 0, Raw::Grey | Raw::RateOnly => 1, Raw::Bad => 2 };
+            let at = |rtt_p10_us| Figures { rtt_p10_us: Some(rtt_p10_us), ..figures() };
+            prop_assert!(order(judge(&at(rtt), 0)) <= order(judge(&at(rtt + more), 0)));
+        }
+    }
+}

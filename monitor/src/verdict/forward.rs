@@ -1,0 +1,84 @@
+//! Whether something slows the data *toward* the clients, or only their answers.
+//!
+//! An RTT that grew says nothing about the direction. Losses, CE marks and a delivered rate that
+//! dropped do (TSLP, Luckie et al., IMC 2014, has the same caveat about the way back).
+
+use super::finding::Evidence;
+use super::scene::Client;
+
+/// Standard errors that the clients' mean excess must exceed: 1 in 700 by chance.
+const DEVIATIONS: f64 = 3.0;
+/// Additional losses that matter once they are established over many clients: TCP cubic and Reno
+/// are already slowed by one loss in 500 segments on paths of tens of milliseconds.
+const LOSS_SHARE: f64 = 0.002;
+/// Part of the usual rate that must be missing on the average.
+const RATE_DROP: f64 = 0.2;
+
+/// What shows that data toward `clients` is slowed, if anything does. `supports` is the name the
+/// evidence will carry.
+pub fn evidence<'a>(
+    clients: impl Iterator<Item = &'a Client> + Clone,
+    supports: &str,
+) -> Option<Evidence> {
+    let item = |kind: &str, mean: &Mean, threshold: f64| {
+        (mean.count > 1 && mean.mean >= threshold && mean.is_certain()).then(|| Evidence {
+            kind: kind.to_owned(),
+            supports: supports.to_owned(),
+            value: Some(mean.mean),
+            threshold: Some(threshold),
+            samples: mean.count,
+        })
+    };
+    let loss = Mean::of(clients.clone().filter_map(|client| client.comparison.loss));
+    let ce = Mean::of(clients.clone().filter_map(|client| client.comparison.ce));
+    let rate = Mean::of(clients.clone().filter_map(|client| client.comparison.rate));
+    item("loss_excess_share", &loss, LOSS_SHARE)
+        .or_else(|| item("ce_excess_share", &ce, LOSS_SHARE))
+        .or_else(|| item("rate_drop_share", &rate, RATE_DROP))
+        .or_else(|| single(clients, supports))
+}
+
+/// A single client has no mean; then its own significant signs must do.
+fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> Option<Evidence> {
+    let client = clients.next()?;
+    let (signs, comparison) = (client.signs, &client.comparison);
+    let (kind, sign) = if signs.loss {
+        ("loss_excess_share", comparison.loss?)
+    } else if signs.ce {
+        ("ce_excess_share", comparison.ce?)
+    } else if signs.rate {
+        ("rate_drop_share", comparison.rate?)
+    } else {
+        return None;
+    };
+    clients.next().is_none().then(|| Evidence {
+        kind: kind.to_owned(),
+        supports: supports.to_owned(),
+        value: Some(sign.excess),
+        threshold: Some(sign.threshold),
+        samples: 1,
+    })
+}
+
+/// The mean excess over many clients, and its standard error.
+struct Mean {
+    count: u64,
+    mean: f64,
+    error: f64,
+}
+
+impl Mean {
+    fn of(signs: impl Iterator<Item = super::degraded::Sign>) -> Self {
+        let mut moments = crate::flow::baseline::Moments::default();
+        signs.for_each(|sign| moments.push(Some(sign.excess)));
+        Self {
+            count: moments.count,
+            mean: moments.mean,
+            error: moments.deviation() / (moments.count.max(1) as f64).sqrt(),
+        }
+    }
+
+    fn is_certain(&self) -> bool {
+        self.mean >= DEVIATIONS * self.error
+    }
+}

@@ -1,0 +1,144 @@
+//! Hypothesis 3: our own machine, or our own network up to the edge.
+//!
+//! Everything we serve crosses both, so nearly everything must be bad, across every interconnect
+//! and ISP seen and at least two of either (BlameIt's "cloud" segment, SIGCOMM 2019, with its 80
+//! %). What our own devices count tells the two apart.
+
+use std::sync::Arc;
+
+use super::finding::{Evidence, Finding, Place};
+use super::scene::{Scene, Tally, tallies};
+use crate::config::Thresholds;
+
+/// What our devices counted in one window. Differences, not totals.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocalCounters {
+    pub devices: Vec<DeviceCounters>,
+    pub window_us: u64,
+}
+
+/// One device through which watched traffic leaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceCounters {
+    pub interface: Arc<str>,
+    pub sent_bytes: u64,
+    pub sent_packets: u64,
+    pub qdisc_dropped: u64,
+    /// Largest backlog that was read during the window, bytes.
+    pub qdisc_backlog_max_bytes: u64,
+    pub nic_tx_dropped: u64,
+}
+
+impl LocalCounters {
+    /// What shows that a queue of ours is full, if one is.
+    pub fn full(&self, at: &Thresholds) -> Option<Evidence> {
+        self.devices.iter().find_map(|device| {
+            let dropped = device.qdisc_dropped + device.nic_tx_dropped;
+            let offered = device.sent_packets + dropped;
+            let drop_share = dropped as f64 / offered.max(1) as f64;
+            let drain_ms = device.qdisc_backlog_max_bytes as f64 * self.window_us as f64
+                / (device.sent_bytes.max(1) as f64 * 1_000.0);
+            let evidence = |kind: &str, value: f64, threshold: f64| Evidence {
+                kind: format!("{kind}:{}", device.interface),
+                supports: "host".to_owned(),
+                value: Some(value),
+                threshold: Some(threshold),
+                samples: offered,
+            };
+            if offered > 0 && drop_share >= at.host_drop_share {
+                Some(evidence("local_drop_share", drop_share, at.host_drop_share))
+            } else if device.sent_bytes > 0 && drain_ms >= at.host_backlog_ms {
+                Some(evidence("local_backlog_ms", drain_ms, at.host_backlog_ms))
+            } else {
+                None
+            }
+        })
+    }
+}
+
+/// Nearly everything is bad: every interconnect and every ISP that has enough votes to say.
+pub fn everything_is_bad(scene: &Scene<'_>) -> bool {
+    let at = scene.at;
+    let interconnects = tallies(scene.all, |cell| &cell.interconnect);
+    let isps = tallies(scene.all, |cell| &cell.isp);
+    let bad = |tallies: &std::collections::BTreeMap<Arc<str>, Tally>| {
+        let counted: Vec<&Tally> = tallies
+            .values()
+            .filter(|tally| tally.prefixes >= u64::from(at.min_prefixes_per_isp))
+            .collect();
+        (counted.len(), counted.iter().all(|tally| tally.is_bad(at)))
+    };
+    let ((interconnects, all_interconnects), (isps, all_isps)) = (bad(&interconnects), bad(&isps));
+    Tally::of(scene.all).is_bad(at)
+        && all_interconnects
+        && all_isps
+        && (interconnects >= 2 || isps >= 2)
+}
+
+/// Whom we serve well through the same machine and network, if anybody.
+fn served_well(scene: &Scene<'_>) -> Option<String> {
+    let groups = tallies(scene.all, |cell| &cell.interconnect)
+        .into_iter()
+        .map(|(name, tally)| (format!("through {name}"), tally))
+        .chain(
+            tallies(scene.all, |cell| &cell.isp)
+                .into_iter()
+                .map(|(name, tally)| (format!("of {name}"), tally)),
+        );
+    groups
+        .filter(|(_, tally)| tally.is_good(scene.at))
+        .max_by(|(_, a), (_, b)| a.prefixes.cmp(&b.prefixes))
+        .map(|(name, tally)| {
+            format!(
+                "{:.0} % of {} prefixes {name} are good, and we serve them too",
+                tally.good() * 100.0,
+                tally.prefixes
+            )
+        })
+}
+
+/// Our own machine.
+pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
+    if let Some(why) = served_well(scene) {
+        return Finding::Rejected(why);
+    }
+    if *place != Place::Everything {
+        return Finding::Open("nobody else is clearly good".to_owned());
+    }
+    match scene.local.map(|local| local.full(scene.at)) {
+        Some(Some(full)) => Finding::Supported(vec![share_of_bad(scene, "host"), full]),
+        Some(None) => Finding::Open(
+            "our queues and devices drop nothing, but they are not all of it".to_owned(),
+        ),
+        None => Finding::Open("our queues and devices were not read".to_owned()),
+    }
+}
+
+/// Between our machine and our ports at the edge.
+pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
+    if let Some(why) = served_well(scene) {
+        return Finding::Rejected(why);
+    }
+    let full = scene.local.and_then(|local| local.full(scene.at));
+    match full {
+        Some(full) if *place == Place::Everything => Finding::Rejected(format!(
+            "a queue of this machine is full ({}), which explains everything",
+            full.kind
+        )),
+        _ if *place == Place::Everything => {
+            Finding::Open("everything that we send is bad".to_owned())
+        }
+        _ => Finding::Open("nobody else is clearly good".to_owned()),
+    }
+}
+
+fn share_of_bad(scene: &Scene<'_>, supports: &str) -> Evidence {
+    let tally = Tally::of(scene.all);
+    Evidence {
+        kind: "bad_prefix_share".to_owned(),
+        supports: supports.to_owned(),
+        value: Some(tally.bad()),
+        threshold: Some(scene.at.bad_share),
+        samples: tally.prefixes,
+    }
+}

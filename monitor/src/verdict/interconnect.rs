@@ -1,0 +1,168 @@
+//! Hypothesis 4: our port or link to the neighbour.
+//!
+//! Named when nearly all prefixes of at least two ISPs behind it are bad at the same time, while
+//! no ISP behind it is good, and data toward the clients is slowed. One vote a prefix, 80 %: the
+//! "middle" segment of BlameIt (SIGCOMM 2019); several access networks behind one link, as in
+//! M-Lab's interconnection study (2014). An ISP that is as bad elsewhere is no witness: its
+//! trouble may be its own.
+
+use super::finding::{Evidence, Finding, Place};
+use super::forward;
+use super::host;
+use super::scene::{Scene, Tally, tallies};
+
+/// ISPs that must agree.
+const MIN_ISPS: usize = 2;
+/// From this number on, interconnects that are bad all at once have something else in common.
+const MANY_INTERCONNECTS: usize = 3;
+/// A bundle of four with one bad member would have spared this many other flows with less than
+/// 5 % chance: (3/4)^11 = 0.042.
+const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
+
+/// Our port or link to the neighbour.
+pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
+    match (place, place.interconnect()) {
+        (Place::Everything, _) => everything(scene),
+        (Place::Prefix { .. }, Some(interconnect)) => one_prefix(scene, place, interconnect),
+        (_, Some(interconnect)) => one_interconnect(scene, interconnect),
+        (_, None) => each_cleared(scene, place),
+    }
+}
+
+fn everything(scene: &Scene<'_>) -> Finding {
+    let interconnects = tallies(scene.all, |cell| &cell.interconnect).len();
+    if scene
+        .local
+        .is_some_and(|local| local.full(scene.at).is_some())
+    {
+        Finding::Rejected("a queue of our own machine is full, before any interconnect".to_owned())
+    } else if interconnects >= MANY_INTERCONNECTS && host::everything_is_bad(scene) {
+        Finding::Rejected(format!("all {interconnects} interconnects are bad at once"))
+    } else {
+        Finding::Open(format!(
+            "with {interconnects} interconnects both may have failed, or what they share"
+        ))
+    }
+}
+
+fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
+    let isps = scene.by_isp(interconnect);
+    if let Some((isp, tally)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
+        return Finding::Rejected(good_through(interconnect, isp, tally));
+    }
+    let witnesses: Vec<_> = isps
+        .iter()
+        .filter(|(isp, tally)| tally.is_bad(scene.at) && !bad_elsewhere(scene, isp, interconnect))
+        .collect();
+    if witnesses.len() < MIN_ISPS {
+        return Finding::Open(match witnesses.first() {
+            Some((isp, _)) => format!(
+                "{isp} alone is bad behind {interconnect}, and no other ISP behind it is clearly good"
+            ),
+            None => format!("too few prefixes behind {interconnect} are settled"),
+        });
+    }
+    if let Some((isp, tally)) = isps.iter().find(|(_, tally)| {
+        tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp) && !tally.is_bad(scene.at)
+    }) {
+        return Finding::Open(format!(
+            "only {:.0} % of {} prefixes of {isp} behind {interconnect} are bad",
+            tally.bad() * 100.0,
+            tally.prefixes
+        ));
+    }
+    let place = Place::Interconnect(interconnect.into());
+    let clients: Vec<_> = scene.bad_clients(&place).collect();
+    let Some(forward) = forward::evidence(clients.iter().copied(), "interconnect") else {
+        return Finding::Open(format!(
+            "the RTT through {interconnect} grew, but neither losses nor marks nor the rate toward the clients"
+        ));
+    };
+    let mut evidence: Vec<Evidence> = witnesses
+        .iter()
+        .map(|(isp, tally)| Evidence {
+            kind: format!("bad_prefix_share:{isp}"),
+            supports: "interconnect".to_owned(),
+            value: Some(tally.bad()),
+            threshold: Some(scene.at.bad_share),
+            samples: tally.prefixes,
+        })
+        .collect();
+    evidence.push(forward);
+    Finding::Supported(evidence)
+}
+
+/// Whether the ISP's prefixes behind another interconnect are bad as well.
+fn bad_elsewhere(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
+    scene
+        .by_interconnect(isp)
+        .iter()
+        .any(|(other, tally)| **other != *interconnect && tally.is_bad(scene.at))
+}
+
+/// Several interconnects: each of them cleared by somebody who is good through it.
+fn each_cleared(scene: &Scene<'_>, place: &Place) -> Finding {
+    let mut reasons = Vec::new();
+    for interconnect in scene.bad_interconnects(place) {
+        let isps = scene.by_isp(&interconnect);
+        match isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
+            Some((isp, tally)) => reasons.push(good_through(&interconnect, isp, tally)),
+            None => {
+                return Finding::Open(format!(
+                    "no other ISP is clearly good through {interconnect}"
+                ));
+            }
+        }
+    }
+    Finding::Rejected(reasons.join("; "))
+}
+
+/// A part of one prefix: the link is cleared by all others that cross it, unless a part of a
+/// bundle could have hit just this client.
+fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
+    let others: Vec<_> = scene
+        .rest
+        .iter()
+        .copied()
+        .filter(|vote| &*vote.cell.interconnect == interconnect && !place.contains(&vote.cell))
+        .collect();
+    let tally = Tally::of(others.iter().copied());
+    if !tally.is_good(scene.at) {
+        return Finding::Open(format!(
+            "too few other prefixes through {interconnect} are clearly good"
+        ));
+    }
+    let bad_isps = others
+        .iter()
+        .filter(|vote| vote.has_bad() && place.isp() != Some(&vote.cell.isp))
+        .count();
+    if bad_isps > 0 {
+        return Finding::Open(format!(
+            "clients of other ISPs behind {interconnect} are bad too: one member of a bundle would do that"
+        ));
+    }
+    let good_flows: u64 = others
+        .iter()
+        .flat_map(|vote| &vote.clients)
+        .filter(|client| client.is_good())
+        .map(|client| client.observations)
+        .sum();
+    if good_flows < MIN_FLOWS_AGAINST_BUNDLE {
+        return Finding::Open(format!(
+            "only {good_flows} other flows through {interconnect} are good: too few to exclude one member of a bundle"
+        ));
+    }
+    Finding::Rejected(format!(
+        "{:.0} % of {} other prefixes ({good_flows} flows) through {interconnect} are good",
+        tally.good() * 100.0,
+        tally.prefixes
+    ))
+}
+
+fn good_through(interconnect: &str, isp: &str, tally: &Tally) -> String {
+    format!(
+        "{:.0} % of {} prefixes of {isp} are good through {interconnect}",
+        tally.good() * 100.0,
+        tally.prefixes
+    )
+}

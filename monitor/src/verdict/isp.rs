@@ -1,0 +1,136 @@
+//! Hypothesis 6: inside the access ISP, beyond its edge.
+//!
+//! Named when nearly all of its prefixes are bad through at least two direct interconnects, each
+//! of them cleared by another ISP that is good through it at the same time. That second
+//! comparison is what "peak against off-peak" of the 2014 dispute lacked.
+
+use super::finding::{Evidence, Finding, Place};
+use super::host;
+use super::scene::{Scene, Tally, tallies};
+
+/// Direct ways into the ISP that must agree.
+const MIN_PATHS: usize = 2;
+/// From this number on, ISPs that are bad all at once have something else in common.
+const MANY_ISPS: usize = 3;
+
+/// Inside the access ISP.
+pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
+    match place {
+        Place::Everything => everything(scene),
+        Place::Interconnect(interconnect) => several(scene, place, interconnect),
+        Place::Isp { isp, .. } | Place::Pair { isp, .. } => one(scene, isp),
+        Place::Prefix { isp, .. } => others_good(scene, place, isp),
+    }
+}
+
+fn everything(scene: &Scene<'_>) -> Finding {
+    let isps = tallies(scene.all, |cell| &cell.isp).len();
+    if scene
+        .local
+        .is_some_and(|local| local.full(scene.at).is_some())
+    {
+        Finding::Rejected("a queue of our own machine is full, before any ISP".to_owned())
+    } else if isps >= MANY_ISPS && host::everything_is_bad(scene) {
+        Finding::Rejected(format!("all {isps} ISPs are bad at once"))
+    } else {
+        Finding::Open(format!("with {isps} ISPs all of them may be full"))
+    }
+}
+
+/// Several ISPs behind one interconnect at once: one cause is nearer than one in each of them.
+fn several(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
+    let isps = scene.by_isp(interconnect);
+    let bad = isps.values().filter(|tally| tally.is_bad(scene.at)).count();
+    if bad >= 2 {
+        Finding::Rejected(format!(
+            "{bad} ISPs are bad behind {interconnect} at once: {}",
+            scene.bad_isps(place).join(", ")
+        ))
+    } else {
+        Finding::Open(format!("no second ISP behind {interconnect} is settled"))
+    }
+}
+
+fn one(scene: &Scene<'_>, isp: &str) -> Finding {
+    // A path with too few votes neither speaks for the ISP nor against it.
+    let mut paths = scene.by_interconnect(isp);
+    paths.retain(|_, tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp));
+    if let Some((path, tally)) = paths.iter().find(|(_, tally)| tally.is_good(scene.at)) {
+        return Finding::Open(format!(
+            "{:.0} % of {} prefixes of {isp} are good through {path}, so not all of it is full; the part behind the other interconnect may be",
+            tally.good() * 100.0,
+            tally.prefixes
+        ));
+    }
+    if let Some((path, _)) = paths.iter().find(|(_, tally)| !tally.is_bad(scene.at)) {
+        return Finding::Open(format!(
+            "too few prefixes of {isp} through {path} are settled"
+        ));
+    }
+    let mut evidence = Vec::new();
+    for (path, tally) in &paths {
+        if !is_direct(scene, isp, path) {
+            continue;
+        }
+        let isps = scene.by_isp(path);
+        let Some((other, cleared)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) else {
+            return Finding::Open(format!("no other ISP is clearly good through {path}"));
+        };
+        evidence.push(share(
+            &format!("bad_prefix_share:{path}"),
+            tally.bad(),
+            tally,
+            scene,
+        ));
+        evidence.push(share(
+            &format!("good_prefix_share:{path}:{other}"),
+            cleared.good(),
+            cleared,
+            scene,
+        ));
+    }
+    if evidence.len() < MIN_PATHS * 2 {
+        return Finding::Open(format!(
+            "{isp} is bad through {} direct interconnect, and one does not tell it from that",
+            evidence.len() / 2
+        ));
+    }
+    Finding::Supported(evidence)
+}
+
+/// A part of one prefix: the ISP is cleared by its other prefixes.
+fn others_good(scene: &Scene<'_>, place: &Place, isp: &str) -> Finding {
+    let others = scene
+        .rest
+        .iter()
+        .copied()
+        .filter(|vote| &*vote.cell.isp == isp && !place.contains(&vote.cell));
+    let tally = Tally::of(others);
+    if tally.is_good(scene.at) {
+        Finding::Rejected(format!(
+            "{:.0} % of {} other prefixes of {isp} are good",
+            tally.good() * 100.0,
+            tally.prefixes
+        ))
+    } else {
+        Finding::Open(format!("too few other prefixes of {isp} are clearly good"))
+    }
+}
+
+fn is_direct(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
+    scene
+        .rest
+        .iter()
+        .filter(|vote| &*vote.cell.isp == isp && &*vote.cell.interconnect == interconnect)
+        .all(|vote| vote.cell.direct)
+}
+
+fn share(kind: &str, value: f64, tally: &Tally, scene: &Scene<'_>) -> Evidence {
+    Evidence {
+        kind: kind.to_owned(),
+        supports: "isp".to_owned(),
+        value: Some(value),
+        threshold: Some(scene.at.bad_share),
+        samples: tally.prefixes,
+    }
+}

@@ -1,0 +1,144 @@
+//! Hypothesis 8: one access line or home. The two cannot be told apart from outside.
+//!
+//! Named when the bad clients are scattered: neighbours in the same prefix are good, the other
+//! prefixes on the same way are good, and the client was not lately bad together with many
+//! others. Every wider fault looks like this when it begins and when it ends, so the narrowest
+//! blame waits one window longer than the others.
+
+use super::finding::{Evidence, Finding, Place, Segment, log_name};
+use super::scene::{Client, Scene, Tally, Vote};
+use super::standing::SETTLED_AFTER;
+
+/// Part of a prefix's clients that may be bad on their own lines at the same time.
+const SCATTERED_SHARE: f64 = 0.2;
+/// Windows in a row before one line is named.
+const WINDOWS: u32 = SETTLED_AFTER + 1;
+/// Clients that are bad together are no coincidence of lines.
+const TOGETHER: usize = 3;
+
+/// One access line or home.
+pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
+    let Place::Prefix { .. } = place else {
+        let bad: Vec<&Vote> = scene
+            .at_place(place)
+            .filter(|vote| vote.has_bad())
+            .collect();
+        let clients = scene.bad_clients(place).count();
+        return if clients >= TOGETHER && Tally::of(bad.iter().copied()).bad() >= scene.at.bad_share
+        {
+            Finding::Rejected(format!(
+                "{clients} clients in {} prefixes are bad at once",
+                bad.len()
+            ))
+        } else {
+            Finding::Open(format!("only {clients} clients are bad"))
+        };
+    };
+    let Some(vote) = scene.at_place(place).next() else {
+        return Finding::Open("nothing is left to explain".to_owned());
+    };
+    let bad: Vec<&Client> = vote
+        .clients
+        .iter()
+        .filter(|client| client.is_bad())
+        .collect();
+    let good = vote
+        .clients
+        .iter()
+        .filter(|client| client.is_good())
+        .count();
+    if good == 0 && bad.len() >= TOGETHER {
+        return Finding::Rejected(format!(
+            "{} clients of the prefix are bad at once",
+            bad.len()
+        ));
+    }
+    if let Err(why) = are_neighbours_good(scene, place, vote, good) {
+        return Finding::Open(why);
+    }
+    if bad.iter().any(|client| client.track.is_shared()) {
+        return Finding::Open("it was bad together with many others shortly before".to_owned());
+    }
+    if let Some(client) = bad.iter().find(|client| client.track.bad_windows < WINDOWS) {
+        return Finding::Open(format!(
+            "bad for {} windows: a wider fault may be beginning",
+            client.track.bad_windows
+        ));
+    }
+    let evidence = |kind: &str, value: f64, threshold: Option<f64>, samples: usize| Evidence {
+        kind: kind.to_owned(),
+        supports: log_name(Segment::LastMile),
+        value: Some(value),
+        threshold,
+        samples: samples as u64,
+    };
+    let siblings = siblings(scene, place, vote);
+    Finding::Supported(vec![
+        evidence(
+            "bad_clients_of_prefix",
+            bad.len() as f64,
+            None,
+            vote.clients.len(),
+        ),
+        evidence(
+            "good_neighbours_in_prefix",
+            good as f64,
+            Some(1.0),
+            vote.clients.len(),
+        ),
+        evidence(
+            "good_prefix_share",
+            siblings.good(),
+            Some(scene.at.bad_share),
+            siblings.prefixes as usize,
+        ),
+    ])
+}
+
+/// The other prefixes of the same ISP through the same interconnect.
+fn siblings(scene: &Scene<'_>, place: &Place, vote: &Vote) -> Tally {
+    Tally::of(scene.rest.iter().copied().filter(|other| {
+        other.cell.interconnect == vote.cell.interconnect
+            && other.cell.isp == vote.cell.isp
+            && !place.contains(&other.cell)
+    }))
+}
+
+/// Neighbours in the prefix, and prefixes beside it, are good.
+fn are_neighbours_good(
+    scene: &Scene<'_>,
+    place: &Place,
+    vote: &Vote,
+    good: usize,
+) -> Result<(), String> {
+    if vote.pooled {
+        return Err("the prefix alone has too few chunks".to_owned());
+    }
+    if good == 0 {
+        return Err("no neighbour in the prefix is clearly good".to_owned());
+    }
+    let bad = vote.clients.iter().filter(|client| client.is_bad()).count();
+    if bad > 1 && bad as f64 > SCATTERED_SHARE * vote.clients.len() as f64 {
+        return Err(format!(
+            "{bad} of {} clients of the prefix are bad: not scattered",
+            vote.clients.len()
+        ));
+    }
+    let siblings = siblings(scene, place, vote);
+    if !siblings.is_good(scene.at) {
+        return Err(format!(
+            "{:.0} % of {} prefixes on the same way are clearly good: too few",
+            siblings.good() * 100.0,
+            siblings.prefixes
+        ));
+    }
+    Ok(())
+}
+
+/// Whether somebody in the prefix takes the same way and is good.
+pub fn has_good_neighbour(scene: &Scene<'_>, place: &Place) -> bool {
+    matches!(place, Place::Prefix { .. })
+        && scene
+            .at_place(place)
+            .any(|vote| !vote.pooled && vote.clients.iter().any(Client::is_good))
+}

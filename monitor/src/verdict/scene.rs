@@ -1,0 +1,210 @@
+//! The votes of one window, and how they are counted.
+//!
+//! Each prefix has one vote, however many flows it has (BlameIt, SIGCOMM 2019, counts distinct
+//! prefixes likewise). A vote is split by the prefix's clients: the part that is bad, the part
+//! that is good, and a rest that is unsettled and counts for neither. So every share below is
+//! what holds even if all that is unsettled turned out against it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::LocalCounters;
+use super::degraded::{Comparison, Signs};
+use super::finding::Place;
+use super::standing::{Standing, Track};
+use crate::cell::CellKey;
+use crate::config::Thresholds;
+
+/// One client of a prefix.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    pub track: Track,
+    pub signs: Signs,
+    pub comparison: Comparison,
+    pub chunks: u64,
+    /// Flows.
+    pub observations: u64,
+    /// Share of the segments that were sent into a full receive window.
+    pub rwnd_limited_share: f64,
+    /// Share of the window in which nothing was outstanding.
+    pub idle_share: f64,
+}
+
+impl Client {
+    pub fn is_bad(&self) -> bool {
+        self.track.standing == Standing::Bad
+    }
+
+    pub fn is_good(&self) -> bool {
+        self.track.standing == Standing::Good
+    }
+}
+
+/// One prefix, or several thin ones of the same interconnect and ISP that vote as one.
+#[derive(Clone, Debug)]
+pub struct Vote {
+    /// Of pooled votes, the first prefix's.
+    pub cell: CellKey,
+    /// Whether this is more than one prefix.
+    pub pooled: bool,
+    pub clients: Vec<Client>,
+}
+
+impl Vote {
+    /// Part of the clients that is bad.
+    pub fn bad(&self) -> f64 {
+        self.share(Client::is_bad)
+    }
+
+    /// Part of the clients that is good.
+    pub fn good(&self) -> f64 {
+        self.share(Client::is_good)
+    }
+
+    pub fn has_bad(&self) -> bool {
+        self.clients.iter().any(Client::is_bad)
+    }
+
+    fn share(&self, holds: impl Fn(&Client) -> bool) -> f64 {
+        let count = self.clients.iter().filter(|client| holds(client)).count();
+        count as f64 / self.clients.len().max(1) as f64
+    }
+}
+
+/// Votes, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    pub prefixes: u64,
+    bad_sum: f64,
+    good_sum: f64,
+}
+
+impl Tally {
+    pub fn of<'a>(votes: impl IntoIterator<Item = &'a Vote>) -> Self {
+        let mut tally = Self::default();
+        for vote in votes {
+            tally.prefixes += 1;
+            tally.bad_sum += vote.bad();
+            tally.good_sum += vote.good();
+        }
+        tally
+    }
+
+    /// Share of the votes that is bad.
+    pub fn bad(&self) -> f64 {
+        self.bad_sum / self.prefixes.max(1) as f64
+    }
+
+    /// Share of the votes that is good.
+    pub fn good(&self) -> f64 {
+        self.good_sum / self.prefixes.max(1) as f64
+    }
+
+    /// Enough votes, and nearly all of them bad.
+    pub fn is_bad(&self, at: &Thresholds) -> bool {
+        self.prefixes >= u64::from(at.min_prefixes_per_isp) && self.bad() >= at.bad_share
+    }
+
+    /// Enough votes, and nearly all of them good.
+    pub fn is_good(&self, at: &Thresholds) -> bool {
+        self.prefixes >= u64::from(at.min_prefixes_per_isp) && self.good() >= at.bad_share
+    }
+}
+
+/// All that a hypothesis may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Every vote of the window.
+    pub all: &'a [Vote],
+    /// Votes that no earlier verdict of this window has explained.
+    pub rest: &'a [&'a Vote],
+    /// What our own devices count; `None`: unknown.
+    pub local: Option<&'a LocalCounters>,
+    pub at: &'a Thresholds,
+}
+
+impl Scene<'_> {
+    /// The unexplained votes of `place`.
+    pub fn at_place<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'s Vote> {
+        self.rest
+            .iter()
+            .copied()
+            .filter(|vote| place.contains(&vote.cell))
+    }
+
+    /// The clients of `place` that are bad.
+    pub fn bad_clients<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'s Client> {
+        self.at_place(place)
+            .flat_map(|vote| &vote.clients)
+            .filter(|client| client.is_bad())
+    }
+
+    /// Interconnects through which the bad clients of `place` are reached, in order.
+    pub fn bad_interconnects(&self, place: &Place) -> Vec<Arc<str>> {
+        names(self.at_place(place).filter(|vote| vote.has_bad()), |cell| {
+            &cell.interconnect
+        })
+    }
+
+    /// ISPs of the bad clients of `place`, in order.
+    pub fn bad_isps(&self, place: &Place) -> Vec<Arc<str>> {
+        names(self.at_place(place).filter(|vote| vote.has_bad()), |cell| {
+            &cell.isp
+        })
+    }
+
+    /// Unexplained votes behind `interconnect`, by ISP.
+    pub fn by_isp(&self, interconnect: &str) -> BTreeMap<Arc<str>, Tally> {
+        let votes = self.rest.iter().copied();
+        tallies(
+            votes.filter(|vote| &*vote.cell.interconnect == interconnect),
+            |cell| &cell.isp,
+        )
+    }
+
+    /// Unexplained votes of `isp`, by interconnect.
+    pub fn by_interconnect(&self, isp: &str) -> BTreeMap<Arc<str>, Tally> {
+        let votes = self.rest.iter().copied();
+        tallies(votes.filter(|vote| &*vote.cell.isp == isp), |cell| {
+            &cell.interconnect
+        })
+    }
+}
+
+/// Counts `votes` by what `name` reads from their cells.
+pub fn tallies<'a>(
+    votes: impl IntoIterator<Item = &'a Vote>,
+    name: impl Fn(&CellKey) -> &Arc<str>,
+) -> BTreeMap<Arc<str>, Tally> {
+    let mut groups: BTreeMap<Arc<str>, Vec<&Vote>> = BTreeMap::new();
+    for vote in votes {
+        let key = Arc::clone(name(&vote.cell));
+        groups.entry(key).or_default().push(vote);
+    }
+    groups
+        .into_iter()
+        .map(|(name, votes)| (name, Tally::of(votes)))
+        .collect()
+}
+
+fn names<'a>(
+    votes: impl Iterator<Item = &'a Vote>,
+    name: impl Fn(&CellKey) -> &Arc<str>,
+) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = votes.map(|vote| Arc::clone(name(&vote.cell))).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+impl Place {
+    /// Whether the cell's traffic crosses this place.
+    pub fn contains(&self, cell: &CellKey) -> bool {
+        self.interconnect()
+            .is_none_or(|name| *name == cell.interconnect)
+            && self.isp().is_none_or(|name| *name == cell.isp)
+            && self.prefix().is_none_or(|prefix| prefix == cell.prefix)
+    }
+}

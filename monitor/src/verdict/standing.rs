@@ -1,0 +1,275 @@
+//! What a client's last windows make of its present one.
+//!
+//! Faults do not begin and end with windows, and they do not reach every client in the same one.
+//! A client therefore counts as bad only when it was so in two windows in a row, and as good
+//! again only after two good ones; in between it is unsettled and speaks for nobody. Whoever was
+//! bad together with many others is not blamed for being the last one to recover.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::degraded::Raw;
+use crate::cell::CellKey;
+
+/// Windows in a row that settle a client.
+pub const SETTLED_AFTER: u32 = 2;
+/// Windows without a judgement after which a client's past says nothing more.
+const FORGOTTEN_AFTER: u64 = 4;
+/// Windows for which having been bad with many others counts.
+const SHARED_FOR: u64 = 4;
+
+/// What a client stands for in a vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Good,
+    Unsettled,
+    Bad,
+}
+
+/// A client's standing, and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Track {
+    pub standing: Standing,
+    /// Windows in a row in which it was bad, this one included.
+    pub bad_windows: u32,
+    /// In each of these only the rate was low.
+    pub rate_only: bool,
+    good_windows: u32,
+    /// Was bad for two windows in a row, and not yet good for two.
+    not_recovered: bool,
+    /// Last window that was judged.
+    window: u64,
+    /// Last window in which it was bad together with many others.
+    shared: Option<u64>,
+}
+
+impl Track {
+    fn new(window: u64) -> Self {
+        Self {
+            standing: Standing::Unsettled,
+            bad_windows: 0,
+            rate_only: true,
+            good_windows: 0,
+            not_recovered: false,
+            window,
+            shared: None,
+        }
+    }
+
+    /// Notes what `window` looked like.
+    fn advance(&mut self, raw: Raw, window: u64) {
+        let in_a_row = window == self.window + 1;
+        let had_begun = self.bad_windows > 0;
+        match raw {
+            Raw::Bad | Raw::RateOnly => {
+                if !in_a_row || self.bad_windows == 0 {
+                    self.bad_windows = 0;
+                    self.rate_only = true;
+                }
+                self.bad_windows += 1;
+                self.rate_only &= raw == Raw::RateOnly;
+                self.good_windows = 0;
+                self.not_recovered |= self.bad_windows >= SETTLED_AFTER;
+                self.standing = if self.not_recovered {
+                    Standing::Bad
+                } else {
+                    Standing::Unsettled
+                };
+            }
+            Raw::Good => {
+                self.bad_windows = 0;
+                self.good_windows = if in_a_row { self.good_windows + 1 } else { 1 };
+                self.not_recovered &= self.good_windows < SETTLED_AFTER;
+                self.standing = if self.not_recovered || had_begun {
+                    Standing::Unsettled
+                } else {
+                    Standing::Good
+                };
+            }
+            Raw::Grey => {
+                self.bad_windows = 0;
+                self.good_windows = 0;
+                self.standing = Standing::Unsettled;
+            }
+        }
+        self.window = window;
+    }
+
+    /// Whether it was bad together with many others, lately.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+            .is_some_and(|window| window + SHARED_FOR >= self.window)
+    }
+}
+
+/// The past of every client that was judged lately.
+#[derive(Clone, Debug, Default)]
+pub struct Standings {
+    tracks: HashMap<(CellKey, IpAddr), Track>,
+}
+
+/// One client's window, as it comes in.
+#[derive(Clone, Debug)]
+pub struct Judged<'a> {
+    pub cell: &'a CellKey,
+    pub address: IpAddr,
+    pub raw: Raw,
+}
+
+impl Standings {
+    /// Notes the clients of `window`; returns their tracks in the same order.
+    pub fn advance(&mut self, clients: &[Judged<'_>], window: u64) -> Vec<Track> {
+        let mut crowds = Crowds::default();
+        for client in clients {
+            crowds.count(client);
+        }
+        let tracks = clients
+            .iter()
+            .map(|client| {
+                let key = (client.cell.clone(), client.address);
+                let fresh = Track::new(window.saturating_sub(2));
+                let track = self.tracks.entry(key).or_insert(fresh);
+                if window.saturating_sub(track.window) > FORGOTTEN_AFTER {
+                    *track = fresh;
+                }
+                track.advance(client.raw, window);
+                if is_bad(client.raw) && crowds.is_crowded(client.cell) {
+                    track.shared = Some(window);
+                }
+                *track
+            })
+            .collect();
+        self.tracks
+            .retain(|_, track| window.saturating_sub(track.window) <= FORGOTTEN_AFTER);
+        tracks
+    }
+}
+
+fn is_bad(raw: Raw) -> bool {
+    matches!(raw, Raw::Bad | Raw::RateOnly)
+}
+
+/// Bad clients that make a crowd ...
+const CROWD_CLIENTS: u64 = 3;
+/// ... when they are this part of those who share an interconnect or an ISP with them.
+const CROWD_SHARE: f64 = 0.25;
+
+/// How many are bad together, by what they share. Bad here means in this window alone.
+#[derive(Default)]
+struct Crowds<'a> {
+    /// `(bad, all)` by interconnect, by ISP, and by both.
+    groups: HashMap<(Option<&'a str>, Option<&'a str>), (u64, u64)>,
+}
+
+impl<'a> Crowds<'a> {
+    fn count(&mut self, client: &Judged<'a>) {
+        for group in Self::of(client.cell) {
+            let (bad, all) = self.groups.entry(group).or_default();
+            *bad += u64::from(is_bad(client.raw));
+            *all += 1;
+        }
+    }
+
+    fn of(cell: &'a CellKey) -> [(Option<&'a str>, Option<&'a str>); 3] {
+        let (interconnect, isp) = (Some(&*cell.interconnect), Some(&*cell.isp));
+        [(interconnect, None), (None, isp), (interconnect, isp)]
+    }
+
+    fn is_crowded(&self, cell: &CellKey) -> bool {
+        Crowds::of(cell).iter().any(|group| {
+            self.groups.get(group).is_some_and(|&(bad, all)| {
+                bad >= CROWD_CLIENTS && bad as f64 >= CROWD_SHARE * all as f64
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell(interconnect: &str, isp: &str, third: u8) -> CellKey {
+        CellKey {
+            interconnect: interconnect.into(),
+            isp: isp.into(),
+            origin_asn: 64500,
+            prefix: format!("10.0.{third}.0/24").parse().expect("a prefix"),
+            direct: true,
+        }
+    }
+
+    /// The standing of one client after each window.
+    fn history(raws: &[Option<Raw>]) -> Vec<Option<Standing>> {
+        let mut standings = Standings::default();
+        let cell = cell("a", "x", 0);
+        let address = [10, 0, 0, 1].into();
+        raws.iter()
+            .enumerate()
+            .map(|(window, raw)| {
+                let clients: Vec<Judged<'_>> = raw
+                    .iter()
+                    .map(|&raw| Judged {
+                        cell: &cell,
+                        address,
+                        raw,
+                    })
+                    .collect();
+                let tracks = standings.advance(&clients, 100 + window as u64);
+                tracks.first().map(|track| track.standing)
+            })
+            .collect()
+    }
+
+    const G: Option<Raw> = Some(Raw::Good);
+    const B: Option<Raw> = Some(Raw::Bad);
+    const N: Option<Raw> = Some(Raw::Grey);
+    const GOOD: Option<Standing> = Some(Standing::Good);
+    const BAD: Option<Standing> = Some(Standing::Bad);
+    const OPEN: Option<Standing> = Some(Standing::Unsettled);
+
+    #[test]
+    fn bad_needs_two_windows_in_a_row() {
+        assert_eq!(history(&[G, B, B, B]), [GOOD, OPEN, BAD, BAD]);
+        assert_eq!(history(&[G, B, G, G]), [GOOD, OPEN, OPEN, GOOD]);
+        assert_eq!(history(&[G, B, N, B]), [GOOD, OPEN, OPEN, OPEN]);
+        assert_eq!(history(&[G, B, None, B]), [GOOD, OPEN, None, OPEN]);
+    }
+
+    #[test]
+    fn good_again_needs_two_windows_in_a_row() {
+        assert_eq!(history(&[B, B, G, G]), [OPEN, BAD, OPEN, GOOD]);
+        assert_eq!(history(&[B, B, G, B]), [OPEN, BAD, OPEN, BAD]);
+        assert_eq!(history(&[B, B, N, G, G]), [OPEN, BAD, OPEN, OPEN, GOOD]);
+    }
+
+    #[test]
+    fn the_past_is_forgotten_after_a_silence() {
+        assert_eq!(
+            history(&[B, B, None, None, None, None, G]),
+            [OPEN, BAD, None, None, None, None, GOOD]
+        );
+    }
+
+    #[test]
+    fn the_last_one_to_recover_was_bad_with_others() {
+        let cells: Vec<CellKey> = (0..8).map(|third| cell("a", "x", third)).collect();
+        let mut standings = Standings::default();
+        let mut window = |bad: usize, number: u64| {
+            let clients: Vec<Judged<'_>> = cells
+                .iter()
+                .enumerate()
+                .map(|(at, cell)| Judged {
+                    cell,
+                    address: [10, 0, at as u8, 1].into(),
+                    raw: if at < bad { Raw::Bad } else { Raw::Good },
+                })
+                .collect();
+            standings.advance(&clients, number)[0]
+        };
+        assert!(!window(1, 10).is_shared());
+        assert!(window(8, 11).is_shared());
+        assert!(window(1, 12).is_shared());
+        assert!(window(1, 15).is_shared());
+        assert!(!window(1, 16).is_shared());
+    }
+}
