@@ -12,12 +12,14 @@
 //! export    records                              -> JSON lines
 //! ```
 //!
-//! `engine` owns the pure stages in their order. Only `capture::live` knows aya, and only
+//! [`engine`] owns the pure stages in their order. Only `capture::live` knows aya, and only
 //! `daemon` knows tasks and the clock: everything else is given data and time as arguments.
 
 pub mod capture;
 pub mod cell;
 pub mod config;
+pub mod engine;
+pub mod export;
 pub mod flow;
 pub mod netlink;
 pub mod path;

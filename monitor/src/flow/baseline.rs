@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::Totals;
+use crate::cell::ClientTotals;
 use crate::config;
 
 /// What a client's traffic looked like in one window; `None` where there was too little of it.
@@ -25,14 +25,17 @@ pub struct Figures {
     pub log_rate: Option<f64>,
     /// Acknowledged bytes of the mean chunk, natural logarithm.
     pub log_chunk_bytes: Option<f64>,
+    /// Smallest handshake RTT of the flows that began, µs.
+    pub handshake_rtt_us: Option<f64>,
 }
 
 /// Which quantile stands for the shortest queue.
 pub const STANDING_QUANTILE: f64 = 0.1;
 
 impl Figures {
-    /// The figures of `totals`, where there is enough of it.
-    pub fn of(totals: &Totals, min_rtt_samples: u32, min_segments: u32) -> Self {
+    /// The figures of a client, where there is enough traffic for each.
+    pub fn of(client: &ClientTotals, min_rtt_samples: u32, min_segments: u32) -> Self {
+        let totals = &client.to_client;
         let share = |count: u64| {
             (totals.segments >= u64::from(min_segments))
                 .then(|| count as f64 / totals.segments as f64)
@@ -47,6 +50,7 @@ impl Figures {
             log_rate: totals.delivered_bps().map(f64::ln),
             log_chunk_bytes: (totals.acked_bytes > 0)
                 .then(|| (totals.acked_bytes as f64 / totals.chunks().max(1) as f64).ln()),
+            handshake_rtt_us: client.handshake_rtt_us.map(f64::from),
         }
     }
 }
@@ -109,6 +113,7 @@ pub struct Usual {
     pub ce_share: Moments,
     pub log_rate: Moments,
     pub log_chunk_bytes: Moments,
+    pub handshake_rtt_us: Moments,
 }
 
 impl Usual {
@@ -118,6 +123,7 @@ impl Usual {
         self.ce_share.push(figures.ce_share);
         self.log_rate.push(figures.log_rate);
         self.log_chunk_bytes.push(figures.log_chunk_bytes);
+        self.handshake_rtt_us.push(figures.handshake_rtt_us);
     }
 
     fn add(&mut self, other: &Self) {
@@ -126,6 +132,7 @@ impl Usual {
         self.ce_share.add(&other.ce_share);
         self.log_rate.add(&other.log_rate);
         self.log_chunk_bytes.add(&other.log_chunk_bytes);
+        self.handshake_rtt_us.add(&other.handshake_rtt_us);
     }
 }
 

@@ -11,27 +11,12 @@ mod table;
 pub mod totals;
 
 use std::net::IpAddr;
-use std::sync::Arc;
-
-use monitor_ebpf::flow::FlowState;
 
 pub use roles::{Roles, Vantage};
 pub use table::{Closed, Flow, FlowTable};
 pub use totals::Totals;
 
 use crate::path::Location;
-
-/// The cumulative state of one flow, as it was read.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    pub state: FlowState,
-    /// When it was read, µs since 1970 UTC (wall clock live, capture clock in replay).
-    pub time_us: u64,
-    /// The same moment on the monotonic clock that the state's times are taken from, ns.
-    pub read_ns: u64,
-    /// The device whose hook owns the flow; `None` in replay.
-    pub interface: Option<Arc<str>>,
-}
 
 /// Why a flow is no longer watched.
 #[derive(

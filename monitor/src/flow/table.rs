@@ -8,7 +8,8 @@ use std::sync::Arc;
 use monitor_ebpf::flow::{FlowKey, FlowState, Half, half_flags};
 
 use super::totals::Reading;
-use super::{CloseReason, Observation, Roles, Snapshot, Totals, Vantage};
+use super::{CloseReason, Observation, Roles, Totals, Vantage};
+use crate::capture::Snapshot;
 use crate::path::{Location, PrefixTable};
 
 /// One watched flow.
@@ -27,7 +28,10 @@ pub struct Flow {
     pub to_client: Totals,
     pub to_server: Totals,
     window: [Totals; 2],
+    /// Not yet part of any observation.
     is_new: bool,
+    /// Did something in the window that ended last.
+    was_active: bool,
     last: Snapshot,
 }
 
@@ -39,12 +43,12 @@ pub struct Closed {
 }
 
 /// What a snapshot changed.
-#[derive(Debug)]
-pub struct Change<'a> {
+#[derive(Debug, Default)]
+pub struct Change {
     /// A flow before this one used the same ports and never said goodbye.
     pub replaced: Option<Closed>,
-    /// The flow, when this is its first report.
-    pub opened: Option<&'a Flow>,
+    /// Whether this is the flow's first report.
+    pub opened: bool,
 }
 
 /// All watched flows, by their 5-tuple.
@@ -61,41 +65,30 @@ impl FlowTable {
         snapshot: &Snapshot,
         server_ports: &[u16],
         routes: &PrefixTable,
-    ) -> Change<'_> {
+    ) -> Change {
         let key = snapshot.state.key;
         let mut replaced = None;
-        match self.flows.entry(key) {
-            Entry::Occupied(mut entry) => {
-                let known = entry.get().last.state.generation;
-                if known == snapshot.state.generation {
-                    // A report may be read after the sweep that read a later state.
-                    if snapshot.read_ns >= entry.get().last.read_ns {
-                        entry.get_mut().advance(snapshot);
-                    }
-                    return Change {
-                        replaced: None,
-                        opened: None,
-                    };
-                }
-                // A report that was overtaken by the new flow's: its figures are gone.
-                if known > snapshot.state.generation {
-                    return Change {
-                        replaced: None,
-                        opened: None,
-                    };
-                }
-                let flow = entry.remove();
-                let reason = flow.ending().unwrap_or(CloseReason::Evicted);
-                replaced = Some(Closed { flow, reason });
+        if let Entry::Occupied(mut entry) = self.flows.entry(key) {
+            let known = &entry.get().last;
+            let (generation, read_ns) = (known.state.generation, known.read_ns);
+            // A report may be read after the sweep, or the next flow's report, that overtook it.
+            if snapshot.state.generation < generation || snapshot.read_ns < read_ns {
+                return Change::default();
             }
-            Entry::Vacant(_) => {}
+            if snapshot.state.generation == generation {
+                entry.get_mut().advance(snapshot);
+                return Change::default();
+            }
+            let flow = entry.remove();
+            let reason = flow.ending().unwrap_or(CloseReason::Evicted);
+            replaced = Some(Closed { flow, reason });
         }
         let id = self.secret.hash_one((key, snapshot.state.generation));
         let flow = Box::new(Flow::open(id, snapshot, server_ports, routes));
-        let opened = self.flows.entry(key).insert_entry(flow);
+        self.flows.insert(key, flow);
         Change {
             replaced,
-            opened: Some(opened.into_mut()),
+            opened: true,
         }
     }
 
@@ -133,6 +126,11 @@ impl FlowTable {
         }
     }
 
+    /// One flow.
+    pub fn get(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.get(key).map(Box::as_ref)
+    }
+
     /// Every flow, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.flows.values().map(Box::as_ref)
@@ -163,6 +161,7 @@ impl Flow {
             to_server: Totals::default(),
             window: [Totals::default(), Totals::default()],
             is_new: true,
+            was_active: false,
             // The kernel counts from zero at the beginning of a generation.
             last: Snapshot {
                 state: FlowState::EMPTY,
@@ -191,10 +190,11 @@ impl Flow {
 
     fn take_observation(&mut self) -> Option<Observation> {
         let [to_client, to_server] = std::mem::take(&mut self.window);
-        let is_new = std::mem::take(&mut self.is_new);
-        if to_client.is_empty() && to_server.is_empty() {
+        self.was_active = !to_client.is_empty() || !to_server.is_empty();
+        if !self.was_active {
             return None;
         }
+        let is_new = std::mem::take(&mut self.is_new);
         Some(Observation {
             client: self.roles.client,
             location: self.location.clone(),
@@ -206,6 +206,11 @@ impl Flow {
                 None
             },
         })
+    }
+
+    /// Whether it did something in the window that ended last.
+    pub fn was_active(&self) -> bool {
+        self.was_active
     }
 
     /// The last state that was reported.
@@ -237,7 +242,7 @@ impl Flow {
     }
 
     /// How the packets say that the flow ended, if they do.
-    fn ending(&self) -> Option<CloseReason> {
+    pub fn ending(&self) -> Option<CloseReason> {
         let halves = &self.last.state.halves;
         if halves.iter().any(|half| half.has(half_flags::RST)) {
             Some(CloseReason::Rst)

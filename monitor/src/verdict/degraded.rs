@@ -249,6 +249,7 @@ mod tests {
             ce_share: moments(&[0.0; 6]),
             log_rate: moments(&[16.0, 16.1, 15.9, 16.0, 16.05, 15.95]),
             log_chunk_bytes: moments(&[13.0; 6]),
+            ..Usual::default()
         }
     }
 
@@ -259,6 +260,7 @@ mod tests {
             ce_share: Some(0.0),
             log_rate: Some(16.0),
             log_chunk_bytes: Some(13.0),
+            handshake_rtt_us: None,
         }
     }
 

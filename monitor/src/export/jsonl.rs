@@ -1,0 +1,325 @@
+//! JSON lines to standard output or a file: whole lines, in order, or none.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use super::Record;
+use crate::config::Destination;
+
+/// Bytes kept while the destination takes none. Beyond it whole lines are dropped and counted,
+/// so that a full disk neither stops the measurement nor fills the memory.
+const MAX_PENDING_BYTES: usize = 16 << 20;
+
+/// Writes records, one line each.
+///
+/// A line that the destination took only a part of is completed before the next one begins, or
+/// written anew as a whole where the file was reopened in between.
+#[derive(Debug)]
+pub struct JsonLines {
+    /// `None`: standard output.
+    path: Option<PathBuf>,
+    output: File,
+    /// Whole lines. Of the first one, `sent` bytes are written already.
+    pending: Vec<u8>,
+    sent: usize,
+    dropped_lines: u64,
+    failed_writes: u64,
+}
+
+/// The destination cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{path}: cannot be opened for appending: {source}; set log.destination to \"stdout\" or to a file in a folder that may be written"
+)]
+pub struct OpenError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Lines could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Nobody reads standard output any more: no failure, but the end.
+    #[error("standard output was closed")]
+    Closed,
+    /// They are kept, and tried again with the next ones.
+    #[error(
+        "{destination}: {source}; {pending_bytes} bytes wait to be written, {dropped_lines} lines were dropped"
+    )]
+    Refused {
+        destination: String,
+        source: io::Error,
+        pending_bytes: usize,
+        dropped_lines: u64,
+    },
+}
+
+impl JsonLines {
+    /// Opens the destination; a file is created where there is none, and appended to.
+    pub fn open(destination: &Destination) -> Result<Self, OpenError> {
+        let (path, output, pending) = match destination {
+            Destination::Stdout => (None, stdout()?, Vec::new()),
+            Destination::File(path) => {
+                let (file, pending) = append(path)?;
+                (Some(path.clone()), file, pending)
+            }
+        };
+        Ok(Self {
+            path,
+            output,
+            pending,
+            sent: 0,
+            dropped_lines: 0,
+            failed_writes: 0,
+        })
+    }
+
+    /// Opens the file again under its name, after logrotate has moved it away. On an error the
+    /// one that is open stays in use.
+    pub fn reopen(&mut self) -> Result<(), OpenError> {
+        if let Some(path) = &self.path {
+            let (file, mut pending) = append(path)?;
+            pending.append(&mut self.pending);
+            (self.output, self.pending, self.sent) = (file, pending, 0);
+        }
+        Ok(())
+    }
+
+    /// Writes the records, after what is still pending from before.
+    pub fn write<'a>(
+        &mut self,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Result<(), WriteError> {
+        for record in records {
+            self.push(record);
+        }
+        self.flush()
+    }
+
+    /// Tries again to write what is pending.
+    pub fn flush(&mut self) -> Result<(), WriteError> {
+        let result = self.drain();
+        // Only whole lines are forgotten.
+        let done = self.pending[..self.sent]
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |at| at + 1);
+        self.pending.drain(..done);
+        self.sent -= done;
+        result.map_err(|source| {
+            if self.path.is_none() && source.kind() == ErrorKind::BrokenPipe {
+                return WriteError::Closed;
+            }
+            self.failed_writes += 1;
+            WriteError::Refused {
+                destination: match &self.path {
+                    None => "standard output".to_owned(),
+                    Some(path) => path.display().to_string(),
+                },
+                source,
+                pending_bytes: self.pending.len() - self.sent,
+                dropped_lines: self.dropped_lines,
+            }
+        })
+    }
+
+    /// Lines that were dropped because too much was pending, since the start.
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped_lines
+    }
+
+    /// Writes that failed, since the start.
+    pub fn failed_writes(&self) -> u64 {
+        self.failed_writes
+    }
+
+    fn push(&mut self, record: &Record) {
+        if self.pending.len() >= MAX_PENDING_BYTES {
+            self.dropped_lines += 1;
+            return;
+        }
+        serde_json::to_writer(&mut self.pending, record)
+            .expect("records have string keys and memory takes every byte");
+        self.pending.push(b'\n');
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        while self.sent < self.pending.len() {
+            match self.output.write(&self.pending[self.sent..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Standard output without a buffer of its own, so that what was written is known.
+fn stdout() -> Result<File, OpenError> {
+    let descriptor = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|source| OpenError {
+            path: "standard output".into(),
+            source,
+        })?;
+    Ok(descriptor.into())
+}
+
+/// Opens `path` for appending, and what must be written first: a newline, where an earlier
+/// process left a line that it could not complete.
+fn append(path: &Path) -> Result<(File, Vec<u8>), OpenError> {
+    let open = || -> io::Result<(File, Vec<u8>)> {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        if !file.metadata()?.is_file() || file.seek(SeekFrom::End(0))? == 0 {
+            return Ok((file, Vec::new()));
+        }
+        let mut last = [0];
+        let mut reader = File::open(path)?;
+        reader.seek(SeekFrom::End(-1))?;
+        reader.read_exact(&mut last)?;
+        let newline = if last == *b"\n" {
+            Vec::new()
+        } else {
+            vec![b'\n']
+        };
+        Ok((file, newline))
+    };
+    open().map_err(|source| OpenError {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::record::StatusRecord;
+
+    fn record(host: &str) -> Record {
+        Record::Status(Box::new(StatusRecord::new(host, 1, 0, [])))
+    }
+
+    fn lines(path: &Path) -> Vec<String> {
+        std::fs::read_to_string(path)
+            .expect("readable")
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// A folder that is removed at the end of the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("lastmile-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a temporary folder");
+            Self(path)
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("log.jsonl")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_rotated_away_is_made_anew() {
+        let folder = Folder::new("rotate");
+        let path = folder.file();
+        let mut log = JsonLines::open(&Destination::File(path.clone())).expect("opens");
+        log.write(&[record("one")]).expect("written");
+        let old = path.with_extension("1");
+        std::fs::rename(&path, &old).expect("moved");
+        log.write(&[record("two")]).expect("written");
+        log.reopen().expect("reopens");
+        log.write(&[record("three")]).expect("written");
+        assert_eq!(lines(&old).len(), 2);
+        assert!(lines(&path)[0].contains("three"));
+    }
+
+    #[test]
+    fn a_line_that_an_earlier_process_left_unfinished_stays_alone() {
+        let folder = Folder::new("unfinished");
+        let path = folder.file();
+        std::fs::write(&path, "{\"schema\":\"lastm").expect("written");
+        let mut log = JsonLines::open(&Destination::File(path.clone())).expect("opens");
+        log.write(&[record("next")]).expect("written");
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with("{\"schema\":\"lastmile/1\""));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_completed_first_or_begun_anew_elsewhere() {
+        let folder = Folder::new("cut");
+        let path = folder.file();
+        let mut log = JsonLines::open(&Destination::File(path.clone())).expect("opens");
+        // As a full disk leaves it: ten bytes of the line were taken.
+        log.push(&record("cut"));
+        log.output.write_all(&log.pending[..10]).expect("written");
+        log.sent = 10;
+        log.write(&[record("next")]).expect("written");
+        assert!(
+            lines(&path)
+                .iter()
+                .all(|line| crate::export::schema::validate_line(line).is_ok())
+        );
+
+        log.push(&record("cut again"));
+        log.sent = 10;
+        std::fs::remove_file(&path).expect("removed");
+        log.reopen().expect("reopens");
+        log.flush().expect("written");
+        assert!(lines(&path)[0].contains("cut again"));
+    }
+
+    #[test]
+    fn a_full_disk_is_said_and_counted_and_nothing_is_lost() {
+        let mut log = JsonLines::open(&Destination::File("/dev/full".into())).expect("opens");
+        let error = log.write(&[record("a")]).expect_err("no space").to_string();
+        assert!(
+            error.starts_with("/dev/full: No space left on device"),
+            "{error}"
+        );
+        log.write(&[record("b")]).expect_err("no space");
+        assert_eq!((log.failed_writes(), log.dropped_lines()), (2, 0));
+        let folder = Folder::new("full");
+        let (file, _) = append(&folder.file()).expect("opens");
+        log.output = file;
+        log.flush().expect("there is space again");
+        assert_eq!(lines(&folder.file()).len(), 2);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut log = JsonLines::open(&Destination::File("/dev/full".into())).expect("opens");
+        let long = record(&"h".repeat(1 << 20));
+        for _ in 0..20 {
+            log.push(&long);
+        }
+        assert!(log.pending.len() <= MAX_PENDING_BYTES + (1 << 20) + 1_000);
+        assert_eq!(log.dropped_lines(), 4);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let error = JsonLines::open(&Destination::File("/nonexistent/log".into()))
+            .expect_err("no folder")
+            .to_string();
+        assert!(
+            error.starts_with("/nonexistent/log: cannot be opened for appending: No such file"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! What leaves the daemon: records of one schema, as JSON lines.
+
+pub mod jsonl;
+pub mod record;
+pub mod render;
+pub mod schema;
+mod time;
+
+pub use record::Record;
+pub use time::Timestamp;

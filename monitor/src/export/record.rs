@@ -1,0 +1,299 @@
+//! The log's records, `lastmile/1`. Names are snake_case with the unit last; what is unknown is
+//! `null` or absent, never 0. A field's meaning never changes within a schema version.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+use crate::flow::{CloseReason, Vantage};
+use crate::verdict::{Alternative, Evidence, Inconclusive, Limit, Mechanism, Segment};
+
+/// The schema's version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Version {
+    #[default]
+    #[serde(rename = "lastmile/1")]
+    One,
+}
+
+/// A type that has one name only, so that a record cannot carry another's.
+macro_rules! type_name {
+    ($name:ident, $text:literal) => {
+        #[doc = concat!("`\"", $text, "\"`")]
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+        )]
+        pub enum $name {
+            #[default]
+            #[serde(rename = $text)]
+            Name,
+        }
+    };
+}
+
+type_name!(FlowType, "flow");
+type_name!(CellType, "cell");
+type_name!(VerdictType, "verdict");
+type_name!(StatusType, "status");
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Record {
+    Flow(Box<FlowRecord>),
+    Cell(Box<CellRecord>),
+    Verdict(Box<VerdictRecord>),
+    Status(Box<StatusRecord>),
+}
+
+/// One flow: when it is first seen, once a window while it does something, and when it ends.
+/// Counters are of its whole life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FlowRecord {
+    pub schema: Version,
+    pub r#type: FlowType,
+    pub time: Timestamp,
+    pub host: String,
+    pub event: FlowEvent,
+    /// 16 hexadecimal digits, keyed by a secret of the process.
+    pub flow_id: String,
+    pub vantage: Vantage,
+    /// An address, or the /24 or /48 around it.
+    #[schemars(with = "String")]
+    pub client_ip: ClientAddress,
+    pub client_port: u16,
+    #[schemars(with = "String")]
+    pub server_ip: IpAddr,
+    pub server_port: u16,
+    pub interface: Option<String>,
+    pub start_time: Timestamp,
+    /// From the first packet to the last one.
+    pub duration_us: u64,
+    /// With `close` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_reason: Option<CloseReason>,
+    pub handshake_rtt_us: Option<u32>,
+    /// Handshake RTT over what is usual for the cell; negative: faster.
+    pub handshake_excess_us: Option<i64>,
+    pub slow_start: Option<SlowStart>,
+    /// Whether it carries video; `null`: not known.
+    pub video: Option<bool>,
+    pub path: Option<PathRecord>,
+    pub limited_by: Option<Limit>,
+    pub to_client: DirectionRecord,
+    pub to_server: DirectionRecord,
+}
+
+/// What happened to the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowEvent {
+    Open,
+    Update,
+    Close,
+}
+
+/// Slow-start features of the data toward the client (TCP Congestion Signatures, IMC 2017):
+/// they tell "we filled the queue" from "it was full", never one place from another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SlowStart {
+    pub samples: u32,
+    pub rtt_min_us: u32,
+    pub rtt_max_us: u32,
+    /// (max - min) / max of the RTT.
+    pub norm_diff: Option<f64>,
+    /// Standard deviation / mean of the RTT.
+    pub cov: Option<f64>,
+}
+
+/// The way to the client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PathRecord {
+    #[schemars(with = "String")]
+    pub prefix: IpNet,
+    pub origin_asn: u32,
+    pub isp: String,
+    pub interconnect: String,
+    #[schemars(with = "Option<String>")]
+    pub next_hop: Option<IpAddr>,
+    pub peer_asn: Option<u32>,
+}
+
+/// One direction's data. RTT is what this data took to be acknowledged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DirectionRecord {
+    /// Payload, retransmissions included.
+    pub bytes: u64,
+    /// Packets with payload, as captured.
+    pub frames: u64,
+    /// Wire segments with payload.
+    pub segments: u64,
+    /// Seen on the wire.
+    pub retransmitted_segments: u64,
+    /// The socket's own count, SYNs included; `null`: no socket of ours sends this direction.
+    pub kernel_retransmits: Option<u64>,
+    pub retransmitted_bytes: u64,
+    pub spurious_segments: u64,
+    pub ce_marked_segments: u64,
+    pub lost_downstream_segments: u64,
+    pub lost_upstream_segments: u64,
+    pub reordered_segments: u64,
+    pub rtt_samples: u64,
+    pub rtt_min_us: Option<u32>,
+    pub rtt_p50_us: Option<u32>,
+    pub rtt_p95_us: Option<u32>,
+    pub rtt_max_us: Option<u32>,
+    pub rtt_source: Option<RttSource>,
+}
+
+/// Where most of the RTT samples come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RttSource {
+    Socket,
+    Sequence,
+    Timestamp,
+}
+
+/// One prefix through one interconnect in one window: what `judge` merges over hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CellRecord {
+    pub schema: Version,
+    pub r#type: CellType,
+    pub time: Timestamp,
+    pub host: String,
+    pub window_start: Timestamp,
+    pub window_s: u32,
+    pub interconnect: String,
+    pub isp: String,
+    pub origin_asn: u32,
+    #[schemars(with = "String")]
+    pub prefix: IpNet,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// Whether the interconnect hands over to the ISP itself.
+    pub direct: bool,
+    pub observations: u64,
+    pub clients: u64,
+    /// Clients with enough samples and a baseline.
+    pub clients_judged: u64,
+    /// Bad in this window and the one before.
+    pub clients_bad: u64,
+    pub clients_good: u64,
+    pub chunks: u64,
+    pub busy_us: u64,
+    pub acked_bytes: u64,
+    pub delivered_bps: Option<u64>,
+    pub handshake_rtt_min_us: Option<u32>,
+    /// What the RTT's 10 % quantile of a client usually is, on the average.
+    pub baseline_rtt_p10_us: Option<u32>,
+    pub rtt_p10_us: Option<u32>,
+    /// RTT samples by the lower edge of their bin in µs, four bins an octave.
+    pub rtt_bins: BTreeMap<u32, u32>,
+    pub to_client: DirectionRecord,
+}
+
+/// Whose congestion it is, in one window, about one place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerdictRecord {
+    pub schema: Version,
+    pub r#type: VerdictType,
+    pub time: Timestamp,
+    pub host: String,
+    pub window_start: Timestamp,
+    pub window_s: u32,
+    /// `null`: about more than one.
+    pub interconnect: Option<String>,
+    pub isp: Option<String>,
+    pub origin_asn: Option<u32>,
+    #[schemars(with = "Option<String>")]
+    pub prefix: Option<IpNet>,
+    /// `null`: cannot be said, see `inconclusive`.
+    pub degraded: Option<bool>,
+    pub inconclusive: Option<Inconclusive>,
+    /// The set that remains; one name only when one remains.
+    pub segments: Vec<Segment>,
+    pub mechanisms: Vec<Mechanism>,
+    pub limits: Vec<Limit>,
+    /// Whether only a part of a bundle is affected.
+    pub partial: bool,
+    /// 0 to 1.
+    pub confidence: f64,
+    pub evidence: Vec<Evidence>,
+    pub rejected: Vec<Alternative>,
+    /// Why each remaining segment cannot be excluded, where it is not supported either.
+    pub open: Vec<Alternative>,
+    /// Flows it speaks about.
+    pub observations: u64,
+    pub missed: MissedRecord,
+}
+
+/// What was not seen in a window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MissedRecord {
+    pub reports_lost: u64,
+    pub flows_evicted: u64,
+    pub flows_refused: u64,
+    pub packets_unparsed: u64,
+    /// Flows to clients without a known route.
+    pub observations_unrouted: u64,
+    /// Clients whose cell is not known long enough.
+    pub clients_without_baseline: u64,
+    /// Clients with too few samples to be judged.
+    pub clients_thin: u64,
+}
+
+/// Every counter of what was seen, missed, evicted, refused and lost since the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusRecord {
+    pub schema: Version,
+    pub r#type: StatusType,
+    pub time: Timestamp,
+    pub host: String,
+    /// When the daemon started.
+    pub start_time: Timestamp,
+    /// The engine's version.
+    pub version: String,
+    /// By name; they only grow.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A client's address, or as much of it as may be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClientAddress {
+    Full(IpAddr),
+    Truncated(IpNet),
+}
+
+impl StatusRecord {
+    /// `counters` by their names in the log.
+    pub fn new(
+        host: &str,
+        time_us: u64,
+        start_us: u64,
+        counters: impl IntoIterator<Item = (String, u64)>,
+    ) -> Self {
+        Self {
+            schema: Version::One,
+            r#type: StatusType::Name,
+            time: Timestamp(time_us),
+            host: host.to_owned(),
+            start_time: Timestamp(start_us),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            counters: counters.into_iter().collect(),
+        }
+    }
+}

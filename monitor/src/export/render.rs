@@ -1,0 +1,245 @@
+//! From the pipeline's values to the log's records.
+
+use std::net::IpAddr;
+
+use super::Timestamp;
+use super::record::{
+    CellRecord, CellType, ClientAddress, DirectionRecord, FlowEvent, FlowRecord, FlowType,
+    MissedRecord, PathRecord, Record, RttSource, SlowStart, VerdictRecord, VerdictType, Version,
+};
+use crate::cell::{Cell, CellKey};
+use crate::engine::{Missed, WindowSpan};
+use crate::flow::baseline::{STANDING_QUANTILE, Usual};
+use crate::flow::{CloseReason, Flow, Totals, Vantage};
+use crate::path;
+use crate::verdict::{Client, Limit, Verdict, Window, receiver_limited};
+use monitor_ebpf::flow::SlowStart as Features;
+
+/// What every record says about itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub host: &'a str,
+    pub time_us: u64,
+    pub full_client_addresses: bool,
+}
+
+/// Part of its life that a flow has nothing outstanding when its sender is what limits it.
+const MOSTLY_IDLE: f64 = 0.5;
+
+impl Context<'_> {
+    /// One flow's record; `usual` is its cell's.
+    pub fn flow(
+        &self,
+        flow: &Flow,
+        event: FlowEvent,
+        close_reason: Option<CloseReason>,
+        usual: Option<&Usual>,
+    ) -> Record {
+        let handshake_rtt_us = flow.handshake_rtt_us();
+        let usual_handshake = usual
+            .map(|usual| usual.handshake_rtt_us)
+            .filter(|usual| usual.count > 0);
+        let duration_us = flow.last_seen_us.saturating_sub(flow.start_us);
+        // The socket belongs to whichever end we are.
+        let retransmits = |vantage| {
+            (flow.roles.vantage == vantage && flow.state().socket.sightings > 0)
+                .then(|| u64::from(flow.state().socket.total_retrans))
+        };
+        Record::Flow(Box::new(FlowRecord {
+            schema: Version::One,
+            r#type: FlowType::Name,
+            time: Timestamp(self.time_us),
+            host: self.host.to_owned(),
+            event,
+            flow_id: format!("{:016x}", flow.id),
+            vantage: flow.roles.vantage,
+            client_ip: self.client_address(flow.roles.client),
+            client_port: flow.roles.client_port,
+            server_ip: flow.roles.server,
+            server_port: flow.roles.server_port,
+            interface: flow.interface.as_deref().map(str::to_owned),
+            start_time: Timestamp(flow.start_us),
+            duration_us,
+            close_reason,
+            handshake_rtt_us,
+            handshake_excess_us: handshake_rtt_us
+                .zip(usual_handshake)
+                .map(|(rtt_us, usual)| i64::from(rtt_us) - usual.mean as i64),
+            slow_start: slow_start(&flow.client_half().slow_start),
+            video: None,
+            path: flow.location.as_ref().map(|location| PathRecord {
+                prefix: location.unit,
+                origin_asn: location.route.origin_asn,
+                isp: location.route.isp.to_string(),
+                interconnect: location.route.interconnect.to_string(),
+                next_hop: location.route.next_hop,
+                peer_asn: location.route.peer_asn,
+            }),
+            limited_by: limited_by(&flow.to_client, duration_us),
+            to_client: direction(&flow.to_client, retransmits(Vantage::Sender)),
+            to_server: direction(&flow.to_server, retransmits(Vantage::Receiver)),
+        }))
+    }
+
+    /// One cell's record; `clients` are those of its clients that were judged.
+    pub fn cell(
+        &self,
+        key: &CellKey,
+        cell: &Cell,
+        clients: &[Client],
+        usual: Option<&Usual>,
+        window: &WindowSpan,
+    ) -> Record {
+        let totals = cell.totals();
+        let to_client = &totals.to_client;
+        let usual_rtt = usual
+            .map(|usual| usual.rtt_p10_us)
+            .filter(|usual| usual.count > 0);
+        let count = |holds: fn(&Client) -> bool| {
+            clients.iter().filter(|client| holds(client)).count() as u64
+        };
+        Record::Cell(Box::new(CellRecord {
+            schema: Version::One,
+            r#type: CellType::Name,
+            time: Timestamp(self.time_us),
+            host: self.host.to_owned(),
+            window_start: Timestamp(window.start_us),
+            window_s: window.length_s,
+            interconnect: key.interconnect.to_string(),
+            isp: key.isp.to_string(),
+            origin_asn: key.origin_asn,
+            prefix: key.prefix,
+            ip_version: if key.prefix.addr().is_ipv4() { 4 } else { 6 },
+            direct: key.direct,
+            observations: totals.observations,
+            clients: cell.clients.len() as u64,
+            clients_judged: clients.len() as u64,
+            clients_bad: count(Client::is_bad),
+            clients_good: count(Client::is_good),
+            chunks: to_client.chunks(),
+            busy_us: to_client.busy_us,
+            acked_bytes: to_client.acked_bytes,
+            delivered_bps: to_client.delivered_bps().map(|rate| rate as u64),
+            handshake_rtt_min_us: totals.handshake_rtt_us,
+            baseline_rtt_p10_us: usual_rtt.map(|usual| usual.mean as u32),
+            rtt_p10_us: to_client.rtt_quantile_us(STANDING_QUANTILE),
+            rtt_bins: to_client.rtt.bins().collect(),
+            to_client: direction(to_client, None),
+        }))
+    }
+
+    /// One verdict's record.
+    pub fn verdict(
+        &self,
+        verdict: &Verdict,
+        judged: &Window,
+        missed: &Missed,
+        window: &WindowSpan,
+    ) -> Record {
+        let place = &verdict.place;
+        Record::Verdict(Box::new(VerdictRecord {
+            schema: Version::One,
+            r#type: VerdictType::Name,
+            time: Timestamp(self.time_us),
+            host: self.host.to_owned(),
+            window_start: Timestamp(window.start_us),
+            window_s: window.length_s,
+            interconnect: place.interconnect().map(|name| name.to_string()),
+            isp: place.isp().map(|name| name.to_string()),
+            origin_asn: place.origin_asn(),
+            prefix: place.prefix(),
+            degraded: verdict.degraded,
+            inconclusive: verdict.inconclusive,
+            segments: verdict.segments.iter().copied().collect(),
+            mechanisms: verdict.mechanisms.iter().copied().collect(),
+            limits: verdict.limits.iter().copied().collect(),
+            partial: verdict.partial,
+            confidence: verdict.confidence,
+            evidence: verdict.evidence.clone(),
+            rejected: verdict.rejected.clone(),
+            open: verdict.open.clone(),
+            observations: verdict.observations,
+            missed: MissedRecord {
+                reports_lost: missed.reports_lost,
+                flows_evicted: missed.flows_evicted,
+                flows_refused: missed.flows_refused,
+                packets_unparsed: missed.packets_unparsed,
+                observations_unrouted: judged.unrouted,
+                clients_without_baseline: judged.without_baseline,
+                clients_thin: judged.thin,
+            },
+        }))
+    }
+
+    fn client_address(&self, client: IpAddr) -> ClientAddress {
+        if self.full_client_addresses {
+            ClientAddress::Full(client)
+        } else {
+            ClientAddress::Truncated(path::unit(client))
+        }
+    }
+}
+
+fn direction(totals: &Totals, kernel_retransmits: Option<u64>) -> DirectionRecord {
+    DirectionRecord {
+        bytes: totals.bytes,
+        frames: totals.frames,
+        segments: totals.segments,
+        retransmitted_segments: totals.retransmitted_segments,
+        kernel_retransmits,
+        retransmitted_bytes: totals.retransmitted_bytes,
+        spurious_segments: totals.spurious_segments,
+        ce_marked_segments: totals.ce_marked_segments,
+        lost_downstream_segments: totals.lost_downstream_segments,
+        lost_upstream_segments: totals.lost_upstream_segments,
+        reordered_segments: totals.reordered_segments,
+        rtt_samples: totals.rtt_samples,
+        rtt_min_us: totals.rtt_min_us,
+        rtt_p50_us: totals.rtt_quantile_us(0.5),
+        rtt_p95_us: totals.rtt_quantile_us(0.95),
+        rtt_max_us: totals.rtt_max_us,
+        rtt_source: (totals.rtt_samples > 0).then(|| {
+            if 2 * totals.rtt_timestamp_samples > totals.rtt_samples {
+                RttSource::Timestamp
+            } else {
+                RttSource::Sequence
+            }
+        }),
+    }
+}
+
+fn slow_start(features: &Features) -> Option<SlowStart> {
+    if features.samples == 0 {
+        return None;
+    }
+    let samples = f64::from(features.samples);
+    let mean = features.rtt_sum_us as f64 / samples;
+    let variance = (features.rtt_square_sum as f64 / samples - mean * mean).max(0.0);
+    let (min, max) = (
+        f64::from(features.rtt_min_us),
+        f64::from(features.rtt_max_us),
+    );
+    Some(SlowStart {
+        samples: features.samples,
+        rtt_min_us: features.rtt_min_us,
+        rtt_max_us: features.rtt_max_us,
+        norm_diff: (max > 0.0).then(|| (max - min) / max),
+        cov: (features.samples > 1 && mean > 0.0).then(|| variance.sqrt() / mean),
+    })
+}
+
+/// What held the flow back over its life, where that was not the network.
+fn limited_by(to_client: &Totals, duration_us: u64) -> Option<Limit> {
+    if to_client.segments == 0 || duration_us == 0 {
+        return None;
+    }
+    let window_full = to_client.rwnd_limited_segments as f64 / to_client.segments as f64;
+    let idle = 1.0 - to_client.busy_us as f64 / duration_us as f64;
+    if window_full >= receiver_limited::WINDOW_FULL_SHARE {
+        Some(Limit::ReceiverLimited)
+    } else if idle >= MOSTLY_IDLE {
+        Some(Limit::SenderLimited)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,51 @@
+//! The log's JSON Schema, and the check that holds a line to it.
+
+use schemars::Schema;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::record::{CellRecord, FlowRecord, Record, StatusRecord, VerdictRecord};
+
+/// Why a line is no record of `lastmile/1`.
+#[derive(Debug, thiserror::Error)]
+pub enum Invalid {
+    #[error("not a JSON object with a `type`: {0}")]
+    NotARecord(serde_json::Error),
+    #[error("`{0}` is no record type: flow, cell, verdict, status")]
+    UnknownType(String),
+    #[error("{record} record: {error}")]
+    Wrong {
+        record: &'static str,
+        error: serde_json::Error,
+    },
+}
+
+/// The JSON Schema (draft 2020-12) of every line.
+pub fn schema() -> Schema {
+    let mut schema = schemars::schema_for!(Record);
+    schema.insert("title".to_owned(), "lastmile/1".into());
+    schema
+}
+
+/// Checks one line: its type is known, every field is there with the right type and a known
+/// name, and nothing else is.
+pub fn validate_line(line: &str) -> Result<(), Invalid> {
+    #[derive(Deserialize)]
+    struct Head {
+        r#type: String,
+    }
+    let head: Head = serde_json::from_str(line).map_err(Invalid::NotARecord)?;
+    match head.r#type.as_str() {
+        "flow" => is::<FlowRecord>(line, "flow"),
+        "cell" => is::<CellRecord>(line, "cell"),
+        "verdict" => is::<VerdictRecord>(line, "verdict"),
+        "status" => is::<StatusRecord>(line, "status"),
+        _ => Err(Invalid::UnknownType(head.r#type)),
+    }
+}
+
+fn is<T: DeserializeOwned>(line: &str, record: &'static str) -> Result<(), Invalid> {
+    serde_json::from_str::<T>(line)
+        .map(drop)
+        .map_err(|error| Invalid::Wrong { record, error })
+}
