@@ -1,0 +1,335 @@
+//! One run of one scenario, inside the machine that is its network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::cross::{self, Running};
+use crate::daemon::{Daemon, Event};
+use crate::judge::{Said, judge};
+use crate::netns;
+use crate::plan::{Plan, VIDEO};
+use crate::player::{ChunkReport, Stage, play};
+use crate::proof;
+use crate::queues::{self, Sample};
+use crate::scenario::Scenario;
+use crate::show::Show;
+use crate::verdict::Verdict;
+use crate::web::Server;
+
+/// Where the lab keeps what it needs while it runs.
+const WORK: &str = "/run/lab";
+
+/// The fraction of the golden ratio.
+const GOLDEN_FRACTION: f64 = 0.618_033_988_749_895;
+
+/// What to run, and what to leave out.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the results go: `lastmile.jsonl`, `truth.json`, `player.jsonl`, `queues.jsonl`,
+    /// `outcome.json`.
+    pub out: PathBuf,
+    /// Whether the daemon runs; without it only the network's own proof is made.
+    pub daemon: bool,
+}
+
+/// Builds the scenario's network, runs it and holds what the daemon said against the truth.
+/// Returns whether the final verdict was the truth and nobody else was blamed.
+///
+/// # Errors
+/// If anything of the lab fails, the daemon does not start or end well, or the network did not
+/// do what the truth says.
+pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
+    let mut show = Show::new();
+    let plan = Plan::new(scenario)?;
+    let prefixes = plan.prefixes_csv().lines().count() - 1;
+    show.opening(scenario, plan.homes.len(), prefixes);
+    let work = Path::new(WORK);
+    for folder in [work, &options.out] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+
+    let setting_up = Instant::now();
+    netns::build(&plan)?;
+    netns::set_sysctl(
+        VIDEO,
+        "net/ipv4/tcp_congestion_control",
+        &scenario.video_host.congestion_control,
+    )?;
+    let server = Server::start(&scenario.video, work)?;
+    let daemon = if options.daemon {
+        let log = options.out.join("lastmile.jsonl");
+        Some(Daemon::start(scenario, &plan, work, &log)?)
+    } else {
+        None
+    };
+    println!("ready after {:.1} s", setting_up.elapsed().as_secs_f64());
+
+    let clock = Clock {
+        start: Instant::now(),
+        wall: SystemTime::now(),
+    };
+    write_truth(scenario, &clock, &options.out)?;
+    let observers = Observers::start(scenario, &plan, &clock, &options.out)?;
+
+    let mut log = Log {
+        clock: &clock,
+        show: &mut show,
+        said: Vec::new(),
+        lines: 0,
+        broken: None,
+    };
+    // Without a daemon nobody ever sends, and only time passes.
+    let (silence, silent) = channel();
+    let events = daemon.as_ref().map_or(&silent, |(_, events)| events);
+    play_timeline(scenario, &plan, events, &mut log)?;
+    drop(silence);
+    if let Some((daemon, events)) = daemon {
+        daemon.stop(&events, |line| log.line(line))?;
+    }
+    if let Some(error) = log.broken {
+        return Err(error);
+    }
+    let said = log.said;
+    let lines = log.lines;
+    let (reports, samples) = observers.stop()?;
+    server.stop()?;
+
+    let phases = proof::phases(scenario, &samples);
+    show.proof(&phases, &proof::viewers(scenario, &plan, &reports));
+    let contradictions: Vec<String> = phases.iter().flat_map(|p| p.contradictions()).collect();
+    if !options.daemon {
+        ensure_true(&contradictions)?;
+        return Ok(true);
+    }
+    let outcome = judge(&said, &scenario.truths, *scenario.duration_s.get_ref());
+    show.outcome(&outcome);
+    println!("{lines} lines in lastmile.jsonl, {} of them verdicts", said.len());
+    write_json(
+        &options.out.join("outcome.json"),
+        &json!({
+            "passed": outcome.passed() && contradictions.is_empty(),
+            "answers": outcome.answers.iter().map(|answer| json!({
+                "true": answer.truth, "said": answer.said, "right": answer.right,
+            })).collect::<Vec<_>>(),
+            "wrongly_blamed": outcome.wrong,
+            "truth_contradicted_by": contradictions,
+        }),
+    )?;
+    ensure_true(&contradictions)?;
+    Ok(outcome.passed())
+}
+
+fn ensure_true(contradictions: &[String]) -> Result<()> {
+    if contradictions.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "the network did not do what the scenario's truth says, so this run proves nothing:\n  {}",
+        contradictions.join("\n  ")
+    );
+}
+
+/// The scenario's zero, on both clocks.
+struct Clock {
+    start: Instant,
+    wall: SystemTime,
+}
+
+impl Clock {
+    fn elapsed_s(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    /// Seconds after the start; negative before.
+    fn seconds_at(&self, time: SystemTime) -> f64 {
+        match time.duration_since(self.wall) {
+            Ok(after) => after.as_secs_f64(),
+            Err(before) => -before.duration().as_secs_f64(),
+        }
+    }
+
+    fn rfc3339(&self, at_s: f64) -> String {
+        humantime::format_rfc3339_micros(self.wall + Duration::from_secs_f64(at_s)).to_string()
+    }
+}
+
+/// What comes from the daemon.
+struct Log<'a> {
+    clock: &'a Clock,
+    show: &'a mut Show,
+    said: Vec<Said>,
+    lines: usize,
+    /// The first line that could not be read.
+    broken: Option<anyhow::Error>,
+}
+
+impl Log<'_> {
+    fn line(&mut self, line: &str) {
+        self.lines += 1;
+        match self.read(line) {
+            Ok(Some(said)) => {
+                self.show.verdict(self.clock.elapsed_s(), &said);
+                self.said.push(said);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.broken.get_or_insert(error);
+            }
+        }
+    }
+
+    fn read(&self, line: &str) -> Result<Option<Said>> {
+        let Some(verdict) = Verdict::from_line(line)? else {
+            return Ok(None);
+        };
+        let at_s = self.clock.seconds_at(verdict.window_begin()?);
+        Ok(Some(Said { at_s, verdict }))
+    }
+}
+
+/// Lets time pass: starts and ends each fault when it is due, and hands on what the daemon says.
+fn play_timeline(
+    scenario: &Scenario,
+    plan: &Plan,
+    events: &Receiver<Event>,
+    log: &mut Log<'_>,
+) -> Result<()> {
+    let mut due: Vec<(f64, usize, bool)> = Vec::new();
+    for (index, fault) in scenario.faults.iter().enumerate() {
+        due.push((fault.from_s, index, true));
+        due.push((*fault.to_s.get_ref(), index, false));
+    }
+    due.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut running: Vec<Option<Running>> = scenario.faults.iter().map(|_| None).collect();
+    for (at_s, index, begins) in due {
+        pass_until(at_s, events, log)?;
+        log.show
+            .fault(log.clock.elapsed_s(), scenario, index, begins);
+        if begins {
+            let fault = &scenario.faults[index];
+            let name = fault.name.as_ref().map_or("", |name| name.get_ref());
+            let route = plan.fault_route(*fault.fills.get_ref(), name);
+            running[index] = Some(cross::start(&route, &fault.traffic)?);
+        } else if let Some(traffic) = running[index].take() {
+            traffic.stop();
+        }
+    }
+    pass_until(*scenario.duration_s.get_ref(), events, log)
+}
+
+fn pass_until(at_s: f64, events: &Receiver<Event>, log: &mut Log<'_>) -> Result<()> {
+    let then = log.clock.start + Duration::from_secs_f64(at_s);
+    loop {
+        match events.recv_timeout(then.saturating_duration_since(Instant::now())) {
+            Ok(Event::Line(line)) => log.line(&line),
+            Ok(Event::Ready) => {}
+            Ok(Event::Failed(error)) => return Err(error),
+            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
+                bail!("the daemon ended by itself after {:.1} s", log.clock.elapsed_s())
+            }
+            Err(RecvTimeoutError::Timeout) => return Ok(()),
+        }
+    }
+}
+
+/// The players and the queues' watcher.
+struct Observers {
+    stage: Arc<Stage>,
+    players: Vec<JoinHandle<Result<()>>>,
+    reports: JoinHandle<Result<Vec<ChunkReport>>>,
+    watcher: JoinHandle<Result<Vec<Sample>>>,
+    stop_watcher: Sender<()>,
+}
+
+impl Observers {
+    fn start(scenario: &Scenario, plan: &Plan, clock: &Clock, out: &Path) -> Result<Self> {
+        let stage = Arc::new(Stage::default());
+        let (sender, receiver) = channel();
+        let start = clock.start;
+        let mut players = Vec::new();
+        for (index, home) in plan.homes.iter().enumerate() {
+            let (video, stage, sender) =
+                (scenario.video.clone(), Arc::clone(&stage), sender.clone());
+            // Multiples of the golden ratio's fraction are spread evenly however many there are, and
+            // keep neighbours apart: the links fill alike from the first second.
+            let share = (index as f64 * GOLDEN_FRACTION).fract();
+            let begin = start + Duration::from_secs_f64(video.start_within_s * share);
+            let address = home.address;
+            players.push(netns::enter(&home.namespace, move || {
+                play(address, &video, start, begin, &stage, &sender)
+            })?);
+        }
+        drop(sender);
+        let path = out.join("player.jsonl");
+        let reports = thread::spawn(move || collect_reports(&receiver, &path));
+        let (stop_watcher, stopped) = channel();
+        let (plan, path) = (plan.clone(), out.join("queues.jsonl"));
+        let watcher = thread::spawn(move || queues::watch(&plan, start, &path, &stopped));
+        Ok(Self {
+            stage,
+            players,
+            reports,
+            watcher,
+            stop_watcher,
+        })
+    }
+
+    fn stop(self) -> Result<(Vec<ChunkReport>, Vec<Sample>)> {
+        drop(self.stop_watcher);
+        let samples = netns::join(self.watcher).context("the queues were not watched")?;
+        self.stage.end();
+        for player in self.players {
+            netns::join(player).context("a player failed")?;
+        }
+        Ok((netns::join(self.reports)?, samples))
+    }
+}
+
+fn collect_reports(reports: &Receiver<ChunkReport>, path: &Path) -> Result<Vec<ChunkReport>> {
+    let all: Vec<ChunkReport> = reports.iter().collect();
+    let mut text = String::new();
+    for report in &all {
+        text.push_str(&serde_json::to_string(report)?);
+        text.push('\n');
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(all)
+}
+
+fn write_truth(scenario: &Scenario, clock: &Clock, out: &Path) -> Result<()> {
+    let truths: Vec<serde_json::Value> = scenario
+        .truths
+        .iter()
+        .map(|truth| {
+            json!({
+                "segments": [truth.segment],
+                "interconnect": truth.interconnect.as_ref().map(toml::Spanned::get_ref),
+                "isp": truth.isp.as_ref().map(toml::Spanned::get_ref),
+                "prefix": truth.prefix.as_ref().map(toml::Spanned::get_ref),
+                "from": clock.rfc3339(truth.from_s),
+                "to": clock.rfc3339(*truth.to_s.get_ref()),
+            })
+        })
+        .collect();
+    write_json(
+        &out.join("truth.json"),
+        &json!({
+            "scenario": scenario.name.get_ref(),
+            "start": clock.rfc3339(0.0),
+            "end": clock.rfc3339(*scenario.duration_s.get_ref()),
+            "truths": truths,
+        }),
+    )
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,350 @@
+//! The viewers: one player a home, fetching chunks as a real one does.
+//!
+//! A player keeps a few seconds of video in its buffer and fetches the next chunk when there is
+//! room for it, over one persistent connection, so that it is busy for a moment and then silent
+//! (the on-off pattern of HTTP adaptive streaming). It takes the highest bitrate that is below
+//! its estimate of the throughput with a margin, and the lowest one when the buffer runs low.
+
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::plan::VIDEO_ADDRESS;
+use crate::scenario::Video;
+use crate::web::{PORT, chunk_bytes, chunk_path};
+
+/// A bitrate is taken when it is below this share of the estimated throughput: the margin that
+/// FESTIVE (CoNEXT 2012) argues for against too eager choices.
+const SAFETY: f64 = 0.85;
+/// How many chunks the throughput estimate looks back on (harmonic mean, as in FESTIVE).
+const ESTIMATE_CHUNKS: usize = 5;
+/// Below this share of its full buffer a player takes the lowest bitrate.
+const LOW_BUFFER: f64 = 0.25;
+/// A request unanswered for so long is given up, and the connection with it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a player measured while it fetched one chunk.
+#[derive(Debug, Serialize)]
+pub struct ChunkReport {
+    /// Seconds after the scenario's start when the chunk was asked for.
+    pub at_s: f64,
+    /// The home's address.
+    pub home: Ipv4Addr,
+    /// Number of the chunk, from 0.
+    pub chunk: u64,
+    /// Bitrate that was chosen.
+    pub bitrate_kbit: u32,
+    /// Size of the body.
+    pub bytes: u64,
+    /// From the request to the first byte of the answer, in milliseconds.
+    pub first_byte_ms: f64,
+    /// From the request to the last byte, in milliseconds.
+    pub fetch_ms: f64,
+    /// Seconds of video in the buffer once the chunk was there.
+    pub buffer_s: f64,
+    /// Seconds the picture stood still for want of this chunk.
+    pub stalled_s: f64,
+    /// Why there is no chunk, where there is none.
+    pub failed: Option<String>,
+}
+
+/// What all players share: when it is over, and the connections that are open then.
+#[derive(Debug, Default)]
+pub struct Stage {
+    state: Mutex<State>,
+    over: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    over: bool,
+    streams: Vec<TcpStream>,
+}
+
+impl Stage {
+    /// Ends every wait and closes every connection.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.over = true;
+        for stream in state.streams.drain(..) {
+            // One that is closed already is as good.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        self.over.notify_all();
+    }
+
+    /// Waits until then, or until the end; whether it is the end.
+    pub fn wait_until(&self, then: Instant) -> bool {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            if state.over || now >= then {
+                return state.over;
+            }
+            state = match self.over.wait_timeout(state, then - now) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// Remembers a connection, to close it at the end; whether it is the end already.
+    ///
+    /// # Errors
+    /// If the socket cannot be duplicated.
+    pub fn adopt(&self, stream: &TcpStream) -> Result<bool> {
+        let mut state = self.lock();
+        let own = stream.try_clone().context("cannot duplicate a socket")?;
+        if state.over {
+            let _ = own.shutdown(Shutdown::Both);
+        } else {
+            state.streams.push(own);
+        }
+        Ok(state.over)
+    }
+
+    /// Whether it is the end.
+    pub fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is one flag and a list: a panic elsewhere cannot leave it half written.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a player knows when it chooses the next bitrate.
+#[derive(Debug, Default)]
+struct Estimate {
+    /// Throughput of the latest chunks, in kbit/s.
+    recent: Vec<f64>,
+}
+
+impl Estimate {
+    fn add(&mut self, bytes: u64, fetch: Duration) {
+        if self.recent.len() == ESTIMATE_CHUNKS {
+            self.recent.remove(0);
+        }
+        let seconds = fetch.as_secs_f64().max(1e-6);
+        self.recent.push(bytes as f64 * 8.0 / 1000.0 / seconds);
+    }
+
+    /// The bitrate for the next chunk; the lowest one while nothing is known.
+    fn choose(&self, ladder: &[u32], buffer_s: f64, full_s: f64) -> u32 {
+        let lowest = ladder[0];
+        if self.recent.is_empty() || buffer_s < LOW_BUFFER * full_s {
+            return lowest;
+        }
+        let slowness: f64 = self.recent.iter().map(|kbit| 1.0 / kbit).sum();
+        let affordable = SAFETY * self.recent.len() as f64 / slowness;
+        let fits = |bitrate: &&u32| f64::from(**bitrate) <= affordable;
+        ladder.iter().rev().find(fits).copied().unwrap_or(lowest)
+    }
+}
+
+/// Plays until the end; to be called inside the home's namespace.
+///
+/// # Errors
+/// If the connection cannot be prepared. A chunk that fails is reported, not an error.
+pub fn play(
+    home: Ipv4Addr,
+    video: &Video,
+    start: Instant,
+    begin: Instant,
+    stage: &Arc<Stage>,
+    reports: &Sender<ChunkReport>,
+) -> Result<()> {
+    let ladder = video.ladder_kbit.get_ref();
+    let mut estimate = Estimate::default();
+    let mut connection: Option<BufReader<TcpStream>> = None;
+    // Until when the video in the buffer lasts; the past means that the picture stands still.
+    let mut lasts_until = begin;
+    let mut chunk = 0;
+    let mut next = begin;
+    while !stage.wait_until(next) {
+        let asked = Instant::now();
+        let buffer_s = lasts_until.saturating_duration_since(asked).as_secs_f64();
+        let bitrate_kbit = estimate.choose(ladder, buffer_s, video.buffer_s);
+        let fetched = fetch(&mut connection, stage, bitrate_kbit, chunk);
+        let done = Instant::now();
+        if stage.is_over() {
+            break;
+        }
+        let mut report = ChunkReport {
+            at_s: asked.duration_since(start).as_secs_f64(),
+            home,
+            chunk,
+            bitrate_kbit,
+            bytes: 0,
+            first_byte_ms: 0.0,
+            fetch_ms: (done - asked).as_secs_f64() * 1000.0,
+            buffer_s,
+            stalled_s: 0.0,
+            failed: None,
+        };
+        match fetched {
+            Ok(first_byte) => {
+                let stalled = if chunk == 0 {
+                    Duration::ZERO
+                } else {
+                    done.saturating_duration_since(lasts_until)
+                };
+                lasts_until =
+                    lasts_until.max(done) + Duration::from_secs_f64(video.chunk_s);
+                report.bytes = chunk_bytes(bitrate_kbit, video.chunk_s);
+                report.first_byte_ms = (first_byte - asked).as_secs_f64() * 1000.0;
+                report.buffer_s = lasts_until.saturating_duration_since(done).as_secs_f64();
+                report.stalled_s = stalled.as_secs_f64();
+                estimate.add(report.bytes, done - asked);
+                chunk += 1;
+                // Room for one more chunk, or at once.
+                next = (lasts_until + Duration::from_secs_f64(video.chunk_s))
+                    .checked_sub(Duration::from_secs_f64(video.buffer_s))
+                    .unwrap_or(done);
+            }
+            Err(error) => {
+                connection = None;
+                report.failed = Some(format!("{error:#}"));
+                next = done + Duration::from_secs_f64(video.chunk_s);
+            }
+        }
+        if reports.send(report).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches one chunk; returns when its first byte came.
+fn fetch(
+    connection: &mut Option<BufReader<TcpStream>>,
+    stage: &Stage,
+    bitrate_kbit: u32,
+    chunk: u64,
+) -> Result<Instant> {
+    let reader = match connection {
+        Some(reader) => reader,
+        None => connection.insert(connect(stage)?),
+    };
+    let request = format!(
+        "GET {}?chunk={chunk} HTTP/1.1\r\nHost: {VIDEO_ADDRESS}\r\n\r\n",
+        chunk_path(bitrate_kbit)
+    );
+    reader
+        .get_mut()
+        .write_all(request.as_bytes())
+        .context("cannot ask for a chunk")?;
+    let (length, first_byte) = read_head(reader)?;
+    let mut left = length;
+    let mut buffer = [0; 64 * 1024];
+    while left > 0 {
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        match reader.read(&mut buffer[..most]) {
+            Ok(0) => bail!("the server closed the connection with {left} bytes to come"),
+            Ok(size) => left -= size as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("cannot receive a chunk"),
+        }
+    }
+    Ok(first_byte)
+}
+
+fn connect(stage: &Stage) -> Result<BufReader<TcpStream>> {
+    let server = (VIDEO_ADDRESS, PORT);
+    let stream = TcpStream::connect_timeout(&server.into(), PATIENCE)
+        .with_context(|| format!("cannot connect to {VIDEO_ADDRESS}:{PORT}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    stage.adopt(&stream)?;
+    Ok(BufReader::with_capacity(4096, stream))
+}
+
+/// Reads the head of an answer: the body's length, and when the first byte came.
+fn read_head(reader: &mut impl Read) -> Result<(u64, Instant)> {
+    /// No honest head of our own server is longer.
+    const HEAD_MAX: usize = 4096;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    let mut first_byte = None;
+    while !head.ends_with(b"\r\n\r\n") {
+        reader
+            .read_exact(&mut byte)
+            .context("the server did not answer")?;
+        first_byte.get_or_insert_with(Instant::now);
+        head.push(byte[0]);
+        if head.len() > HEAD_MAX {
+            bail!("the answer's head is longer than {HEAD_MAX} bytes");
+        }
+    }
+    let head = String::from_utf8_lossy(&head);
+    let status = head.lines().next().unwrap_or_default();
+    if !status.starts_with("HTTP/1.1 200 ") {
+        bail!("the server answered {status:?}");
+    }
+    let length = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok());
+    match (length, first_byte) {
+        (Some(length), Some(first_byte)) => Ok((length, first_byte)),
+        _ => bail!("the answer has no Content-Length"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LADDER: [u32; 3] = [150, 300, 500];
+
+    fn estimate(kbit: f64) -> Estimate {
+        let mut estimate = Estimate::default();
+        estimate.add((kbit * 125.0) as u64, Duration::from_secs(1));
+        estimate
+    }
+
+    #[test]
+    fn a_player_that_knows_nothing_takes_the_lowest_bitrate() {
+        assert_eq!(Estimate::default().choose(&LADDER, 6.0, 6.0), 150);
+    }
+
+    #[test]
+    fn a_player_takes_the_highest_bitrate_below_its_throughput() {
+        assert_eq!(estimate(10_000.0).choose(&LADDER, 6.0, 6.0), 500);
+        assert_eq!(estimate(400.0).choose(&LADDER, 6.0, 6.0), 300);
+        assert_eq!(estimate(100.0).choose(&LADDER, 6.0, 6.0), 150);
+    }
+
+    #[test]
+    fn a_player_with_a_low_buffer_takes_the_lowest_bitrate() {
+        assert_eq!(estimate(10_000.0).choose(&LADDER, 1.0, 6.0), 150);
+    }
+
+    #[test]
+    fn one_slow_chunk_weighs_more_than_a_fast_one() {
+        let mut estimate = estimate(10_000.0);
+        estimate.add(12_500, Duration::from_secs(1));
+        assert_eq!(estimate.choose(&LADDER, 6.0, 6.0), 150);
+    }
+
+    #[test]
+    fn the_head_of_an_answer_tells_the_length() {
+        let mut answer = &b"HTTP/1.1 200 OK\r\ncontent-length: 42\r\n\r\nbody"[..];
+        let (length, _) = read_head(&mut answer).unwrap();
+        assert_eq!((length, answer), (42, &b"body"[..]));
+    }
+
+    #[test]
+    fn an_answer_other_than_200_is_a_failure() {
+        let mut answer = &b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"[..];
+        let error = read_head(&mut answer).unwrap_err().to_string();
+        assert!(error.contains("404"), "{error}");
+    }
+}

@@ -1,0 +1,266 @@
+//! Proof that the truth was true: during a fault the queue it fills is full, and no other one is.
+//!
+//! A verdict can only be held against a truth that really happened. Emulated machines are slow
+//! and schedulers unkind, so the lab reads the kernel's counters of every queue and refuses to
+//! judge a run in which another link was congested, or the right one was not.
+
+use std::fmt::Write as _;
+
+use crate::plan::{Home, Plan};
+use crate::player::ChunkReport;
+use crate::queues::Sample;
+use crate::scenario::{Fault, Place, Scenario};
+
+/// A queue that holds its packets for so long on average is standing. It is twice the target of
+/// CoDel (RFC 8289), below which a queue is good.
+const STANDING_MS: f64 = 10.0;
+/// A queue below this on average is no congestion: CoDel's target.
+const QUIET_MS: f64 = 5.0;
+/// A queue that drops more than this share of its packets is congested, however short it is.
+const QUIET_DROPS: f64 = 0.001;
+/// Traffic needs so long after its start to fill a queue, in seconds.
+const FILL_S: f64 = 2.0;
+/// Wire bytes of a full packet, to make packets of bytes.
+const PACKET: f64 = 1514.0;
+
+/// How a queue did during some time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// What it stands for.
+    pub place: Place,
+    /// Which one.
+    pub name: String,
+    /// Mean time a packet waits, in milliseconds.
+    pub waiting_ms: f64,
+    /// Mean rate that left it, in Mbit/s.
+    pub mbit: f64,
+    /// Packets it dropped.
+    pub drops: u64,
+    /// The same as a share of those that came.
+    pub dropped: f64,
+}
+
+impl Load {
+    /// What it stands for, in words.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let kind = match self.place {
+            Place::Host => return "our own uplink".to_owned(),
+            Place::Interconnect => "port to",
+            Place::Isp => "core of",
+            Place::Home => "line of",
+        };
+        format!("{kind} {}", self.name)
+    }
+}
+
+/// One stretch of time, which queue should be full in it, and how all queues did.
+#[derive(Debug, Clone)]
+pub struct Phase {
+    /// Seconds after the start.
+    pub from_s: f64,
+    /// Seconds after the start.
+    pub to_s: f64,
+    /// The queue that should be full; none before and without a fault.
+    pub full: Option<(Place, String)>,
+    /// All queues, the longest wait first.
+    pub loads: Vec<Load>,
+}
+
+impl Phase {
+    /// What contradicts the truth, in words; empty when the truth held.
+    #[must_use]
+    pub fn contradictions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for load in &self.loads {
+            let should = self.full.as_ref();
+            let should_be_full =
+                should.is_some_and(|(place, name)| (*place, name) == (load.place, &load.name));
+            let facts = format!(
+                "{}: mean wait {:.1} ms, {} dropped ({:.2} %) from {:.0} s to {:.0} s",
+                load.label(),
+                load.waiting_ms,
+                load.drops,
+                load.dropped * 100.0,
+                self.from_s,
+                self.to_s
+            );
+            if should_be_full && load.waiting_ms < STANDING_MS && load.dropped < QUIET_DROPS {
+                found.push(format!("{facts}: should be full"));
+            }
+            let busy = load.waiting_ms > QUIET_MS || load.dropped > QUIET_DROPS;
+            if !should_be_full && busy {
+                found.push(format!("{facts}: should be quiet"));
+            }
+        }
+        found
+    }
+}
+
+/// Splits the run into the time before the first fault and each fault's time.
+#[must_use]
+pub fn phases(scenario: &Scenario, samples: &[Sample]) -> Vec<Phase> {
+    let end_s = *scenario.duration_s.get_ref();
+    let first_s = scenario.faults.iter().map(|fault| fault.from_s);
+    let mut phases = vec![phase(samples, 0.0, first_s.fold(end_s, f64::min), None)];
+    for fault in &scenario.faults {
+        let to_s = *fault.to_s.get_ref();
+        phases.push(phase(samples, fault.from_s + FILL_S, to_s, Some(fault)));
+    }
+    phases
+}
+
+fn phase(samples: &[Sample], from_s: f64, to_s: f64, fault: Option<&Fault>) -> Phase {
+    let mut by_queue: Vec<Vec<&Sample>> = Vec::new();
+    for sample in samples {
+        if sample.at_s < from_s || sample.at_s > to_s {
+            continue;
+        }
+        let same = |queue: &&mut Vec<&Sample>| {
+            (queue[0].place, &queue[0].name) == (sample.place, &sample.name)
+        };
+        match by_queue.iter_mut().find(same) {
+            Some(queue) => queue.push(sample),
+            None => by_queue.push(vec![sample]),
+        }
+    }
+    let mut loads: Vec<Load> = by_queue.iter().map(|queue| load(queue)).collect();
+    loads.sort_by(|a, b| b.waiting_ms.total_cmp(&a.waiting_ms));
+    Phase {
+        from_s,
+        to_s,
+        full: fault.map(|fault| {
+            let name = fault.name.as_ref().map(|name| name.get_ref().clone());
+            (*fault.fills.get_ref(), name.unwrap_or_default())
+        }),
+        loads,
+    }
+}
+
+/// How one queue did, from its samples in the order of time.
+fn load(samples: &[&Sample]) -> Load {
+    let (first, last) = (samples[0], samples[samples.len() - 1]);
+    let bytes = (last.bytes - first.bytes) as f64;
+    let drops = last.drops - first.drops;
+    let waiting: f64 = samples.iter().map(|sample| sample.waiting_ms).sum();
+    let seconds = (last.at_s - first.at_s).max(f64::EPSILON);
+    let came = bytes / PACKET + drops as f64;
+    Load {
+        place: first.place,
+        name: first.name.clone(),
+        waiting_ms: waiting / samples.len() as f64,
+        mbit: bytes * 8.0 / 1e6 / seconds,
+        drops,
+        dropped: if came > 0.0 { drops as f64 / came } else { 0.0 },
+    }
+}
+
+/// What the players behind the full queue went through, and the others: one line a group.
+#[must_use]
+pub fn viewers(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let first_fault_s = scenario.faults.iter().map(|fault| fault.from_s);
+    let before = 0.0..first_fault_s.fold(*scenario.duration_s.get_ref(), f64::min);
+    lines.extend(group("before any fault", before, reports, |_| true));
+    for fault in &scenario.faults {
+        let during = fault.from_s + FILL_S..*fault.to_s.get_ref();
+        let hit = |report: &ChunkReport| {
+            let home = plan.homes.iter().find(|home| home.address == report.home);
+            home.is_some_and(|home| is_behind(plan, home, fault))
+        };
+        lines.extend(group("fault, behind it", during.clone(), reports, hit));
+        lines.extend(group("fault, all others", during, reports, |report| {
+            !hit(report)
+        }));
+    }
+    lines
+}
+
+fn is_behind(plan: &Plan, home: &Home, fault: &Fault) -> bool {
+    let name = fault.name.as_ref().map(|name| name.get_ref().as_str());
+    match fault.fills.get_ref() {
+        Place::Host => true,
+        Place::Interconnect => Some(plan.interconnects[home.interconnect].as_str()) == name,
+        Place::Isp => Some(plan.isps[home.isp].as_str()) == name,
+        Place::Home => Some(home.address.to_string().as_str()) == name,
+    }
+}
+
+fn group(
+    label: &str,
+    when: std::ops::Range<f64>,
+    reports: &[ChunkReport],
+    belongs: impl Fn(&ChunkReport) -> bool,
+) -> Option<String> {
+    let group: Vec<&ChunkReport> = reports
+        .iter()
+        .filter(|report| when.contains(&report.at_s) && belongs(report))
+        .collect();
+    let fetched: Vec<&&ChunkReport> = group.iter().filter(|r| r.failed.is_none()).collect();
+    if group.is_empty() {
+        return None;
+    }
+    let mean = |value: &dyn Fn(&ChunkReport) -> f64| {
+        fetched.iter().map(|report| value(report)).sum::<f64>() / fetched.len().max(1) as f64
+    };
+    let mut line = format!(
+        "{label}: {} chunks of {:.0} kbit/s, {:.0} ms each, first byte after {:.0} ms",
+        fetched.len(),
+        mean(&|report| f64::from(report.bitrate_kbit)),
+        mean(&|report| report.fetch_ms),
+        mean(&|report| report.first_byte_ms),
+    );
+    let stalled: f64 = fetched.iter().map(|report| report.stalled_s).sum();
+    if stalled > 0.0 {
+        let _ = write!(line, ", picture stood still for {stalled:.1} s");
+    }
+    if fetched.len() < group.len() {
+        let _ = write!(line, ", {} failed", group.len() - fetched.len());
+    }
+    Some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(place: Place, name: &str, waiting_ms: f64, drops_each: u64) -> Vec<Sample> {
+        let sample = |index: u64| Sample {
+            at_s: index as f64,
+            place,
+            name: name.to_owned(),
+            bytes: index * 151_400,
+            drops: index * drops_each,
+            waiting_ms,
+        };
+        (0..60).map(sample).collect()
+    }
+
+    fn contradictions(samples: &[Sample]) -> Vec<String> {
+        let scenario = Scenario::load("interconnect").unwrap();
+        // The lead-in of these samples is as full as the fault: only the fault's time counts.
+        phases(&scenario, samples)[1].contradictions()
+    }
+
+    #[test]
+    fn a_full_queue_at_the_right_place_alone_proves_the_truth() {
+        let mut all = samples(Place::Interconnect, "ix-east", 60.0, 1);
+        all.extend(samples(Place::Interconnect, "ix-west", 1.0, 0));
+        assert_eq!(contradictions(&all), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_empty_queue_where_the_fault_should_be_contradicts_it() {
+        let found = contradictions(&samples(Place::Interconnect, "ix-east", 1.0, 0));
+        assert!(found[0].ends_with("should be full"), "{found:?}");
+    }
+
+    #[test]
+    fn drops_at_another_queue_contradict_the_truth() {
+        let mut all = samples(Place::Interconnect, "ix-east", 60.0, 1);
+        all.extend(samples(Place::Isp, "Northnet", 1.0, 1));
+        let found = contradictions(&all);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("core of Northnet"), "{found:?}");
+    }
+}

@@ -1,0 +1,517 @@
+//! Scenario files: what the small internet looks like, what goes wrong in it, and what is true.
+//!
+//! Every key is documented for users in `tests/scenarios/README.md`. A key nobody knows, a name
+//! nobody defined and a value that makes no sense are refused with the file and the line.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::plan::Plan;
+
+/// The scenarios that come with the program, by name.
+pub const BUILT_IN: [(&str, &str); 5] = [
+    ("healthy", include_str!("../scenarios/healthy.toml")),
+    ("last-mile", include_str!("../scenarios/last-mile.toml")),
+    (
+        "interconnect",
+        include_str!("../scenarios/interconnect.toml"),
+    ),
+    ("isp", include_str!("../scenarios/isp.toml")),
+    ("host", include_str!("../scenarios/host.toml")),
+];
+
+/// One scenario, as its file says it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Short name; also the name of the folder its results go to.
+    pub name: Spanned<String>,
+    /// One sentence for people: what happens.
+    pub about: String,
+    /// How long the scenario runs, in seconds from the first player's start.
+    pub duration_s: Spanned<f64>,
+    /// Our own machine.
+    pub video_host: VideoHost,
+    /// Links by which traffic leaves our network, at least one.
+    #[serde(rename = "interconnect")]
+    pub interconnects: Vec<Interconnect>,
+    /// Access networks, each reached through every interconnect, at least one.
+    #[serde(rename = "isp")]
+    pub isps: Vec<Isp>,
+    /// How many homes there are.
+    pub homes: Homes,
+    /// What the players play.
+    pub video: Video,
+    /// Laid over the daemon's configuration as it stands: any key `lastmile run` knows.
+    #[serde(default)]
+    pub daemon: toml::Table,
+    /// What goes wrong, and when.
+    #[serde(default, rename = "fault")]
+    pub faults: Vec<Fault>,
+    /// What is true, and when; none means that nothing is wrong.
+    #[serde(default, rename = "truth")]
+    pub truths: Vec<Truth>,
+    /// The text this scenario was read from.
+    #[serde(skip)]
+    pub source: String,
+}
+
+/// The machine that serves the video and runs the daemon.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoHost {
+    /// Its only way out, toward our edge router.
+    pub uplink: Link,
+    /// TCP congestion control of the web server, as the kernel names it.
+    #[serde(default = "default_congestion_control")]
+    pub congestion_control: String,
+}
+
+/// A port of our edge router and the exchange network behind it, where every ISP is a member.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interconnect {
+    /// The name the daemon is told, too.
+    pub name: Spanned<String>,
+    /// The queue of our port, toward the neighbours.
+    pub port: Link,
+}
+
+/// An access network: a border router, one core link, and an access line to every home.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isp {
+    /// The name the daemon is told, too.
+    pub name: Spanned<String>,
+    /// Origin AS number of its prefixes.
+    pub asn: u32,
+    /// The link between border and access that all of the ISP's traffic shares.
+    pub core: Link,
+    /// The line to each home, toward the home.
+    pub access: Link,
+    /// Round trip without any queue, from the first home to the last, in milliseconds.
+    pub base_rtt_ms: [u32; 2],
+}
+
+/// How many homes live where.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Homes {
+    /// Prefixes (/24) on each pair of interconnect and ISP.
+    pub prefixes_per_pair: usize,
+    /// Homes in each prefix.
+    pub per_prefix: usize,
+}
+
+/// The video and the player.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Video {
+    /// Playing time of one chunk, in seconds.
+    pub chunk_s: f64,
+    /// Bitrates on offer, in kbit/s, rising.
+    pub ladder_kbit: Spanned<Vec<u32>>,
+    /// Seconds of video a player holds before it pauses fetching.
+    pub buffer_s: f64,
+    /// The players start one after the other within this many seconds.
+    pub start_within_s: f64,
+}
+
+/// A link's rate and the queue in front of it.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// What the link carries, in Mbit/s.
+    pub rate_mbit: f64,
+    /// How packets wait for it.
+    pub queue: Queue,
+}
+
+/// How packets wait.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Queue {
+    /// First in, first out; what does not fit is dropped.
+    Fifo {
+        /// How much fits, as milliseconds of the link's rate.
+        limit_ms: f64,
+    },
+    /// The kernel's `fq_codel` with its default target (5 ms) and interval (100 ms).
+    FqCodel {},
+}
+
+/// Traffic that fills one link for a while.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Which link, and by what traffic's way: see [`Place`].
+    pub fills: Spanned<Place>,
+    /// The interconnect's or ISP's name, or the home's address; absent for the host.
+    pub name: Option<Spanned<String>>,
+    /// Seconds after the start.
+    pub from_s: f64,
+    /// Seconds after the start.
+    pub to_s: Spanned<f64>,
+    /// What fills it.
+    pub traffic: Traffic,
+}
+
+/// The link a fault fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Other traffic of our own machine leaves by the same uplink.
+    Host,
+    /// Another server of ours sends to another network through the same port.
+    Interconnect,
+    /// Another network sends into the ISP, past all interconnects of ours.
+    Isp,
+    /// The home downloads from another network.
+    Home,
+}
+
+/// What fills a link.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Traffic {
+    /// Bulk transfers that take what they can get.
+    Tcp {
+        /// How many at once.
+        flows: usize,
+        /// Their congestion control, as the kernel names it.
+        #[serde(default = "default_congestion_control")]
+        congestion_control: String,
+    },
+    /// A constant stream that yields to nobody.
+    Udp {
+        /// Its rate on the wire, in Mbit/s.
+        rate_mbit: f64,
+    },
+}
+
+/// One thing that is true: who was congested, and from when to when.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Truth {
+    /// The segment, in the words of the log (`interconnect`, `isp`, `last_mile`, `host`).
+    pub segment: String,
+    /// The interconnect it is about, where it is about one.
+    pub interconnect: Option<Spanned<String>>,
+    /// The ISP it is about, where it is about one.
+    pub isp: Option<Spanned<String>>,
+    /// The client prefix it is about, where it is about one.
+    pub prefix: Option<Spanned<String>>,
+    /// Seconds after the start.
+    pub from_s: f64,
+    /// Seconds after the start.
+    pub to_s: Spanned<f64>,
+}
+
+fn default_congestion_control() -> String {
+    "cubic".to_owned()
+}
+
+impl Scenario {
+    /// Loads a built-in scenario by name, or any other by its path.
+    ///
+    /// # Errors
+    /// If there is neither such a name nor such a file, or the file does not hold a scenario; the
+    /// message names file and line.
+    pub fn load(name_or_path: &str) -> Result<Self> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            return Self::parse(text, &format!("built-in scenario {name}"));
+        }
+        let path = Path::new(name_or_path);
+        if !path.exists() && !name_or_path.contains(['/', '.']) {
+            let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+            return Err(anyhow!(
+                "no scenario is called {name_or_path:?}: it is one of {}, or the path of a scenario file",
+                names.join(", ")
+            ));
+        }
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the scenario {name_or_path}"))?;
+        Self::parse(&text, name_or_path)
+    }
+
+    /// Parses and checks a scenario; `origin` is what messages call the text.
+    ///
+    /// # Errors
+    /// If a key is unknown or missing or a value is not possible; the message names the line.
+    pub fn parse(text: &str, origin: &str) -> Result<Self> {
+        let mut scenario: Self =
+            toml::from_str(text).map_err(|error| anyhow!("{origin}: {error}"))?;
+        scenario.source = text.to_owned();
+        scenario.check().map_err(|problem| {
+            let line = text[..problem.at.start.min(text.len())]
+                .matches('\n')
+                .count()
+                + 1;
+            anyhow!("{origin}:{line}: {}", problem.what)
+        })?;
+        Ok(scenario)
+    }
+
+    /// How long the scenario runs.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs_f64(*self.duration_s.get_ref())
+    }
+
+    /// Name and duration as one JSON object, for whoever starts the machine.
+    #[must_use]
+    pub fn description(&self) -> serde_json::Value {
+        serde_json::json!({"name": self.name.get_ref(), "duration_s": self.duration_s.get_ref()})
+    }
+
+    /// Length of the daemon's windows, in seconds: `[daemon.window] length_s`, or its default.
+    #[must_use]
+    pub fn window_s(&self) -> f64 {
+        /// What the daemon takes when nobody says otherwise (design: windows are 60 s).
+        const DAEMON_DEFAULT_S: f64 = 60.0;
+        let length = self
+            .daemon
+            .get("window")
+            .and_then(|window| window.get("length_s"));
+        match length {
+            Some(toml::Value::Integer(seconds)) => *seconds as f64,
+            Some(toml::Value::Float(seconds)) => *seconds,
+            _ => DAEMON_DEFAULT_S,
+        }
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        let duration_s = *self.duration_s.get_ref();
+        if !(duration_s > 0.0 && duration_s.is_finite()) {
+            return refuse(&self.duration_s, "duration_s must be more than 0 s");
+        }
+        let name = self.name.get_ref();
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if name.is_empty() || !name.chars().all(plain) {
+            return refuse(
+                &self.name,
+                "a scenario's name is letters, digits and hyphens: it names a folder",
+            );
+        }
+        if self.interconnects.is_empty() || self.isps.is_empty() {
+            return refuse(
+                &self.name,
+                "a scenario needs at least one [[interconnect]] and one [[isp]]",
+            );
+        }
+        let ladder = self.video.ladder_kbit.get_ref();
+        if ladder.is_empty() || ladder[0] == 0 || ladder.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return refuse(
+                &self.video.ladder_kbit,
+                "ladder_kbit must hold at least one bitrate above 0, in rising order",
+            );
+        }
+        let links = std::iter::once(&self.video_host.uplink)
+            .chain(self.interconnects.iter().map(|i| &i.port))
+            .chain(self.isps.iter().flat_map(|isp| [&isp.core, &isp.access]));
+        for link in links {
+            if link.rate_mbit.is_nan() || link.rate_mbit <= 0.0 {
+                return refuse(&self.name, "every link's rate_mbit must be more than 0");
+            }
+        }
+        let plan = Plan::new(self).map_err(|why| Problem {
+            at: self.name.span(),
+            what: why.to_string(),
+        })?;
+        for fault in &self.faults {
+            check_times(fault.from_s, &fault.to_s, duration_s)?;
+            self.check_fault(fault, &plan)?;
+        }
+        for truth in &self.truths {
+            check_times(truth.from_s, &truth.to_s, duration_s)?;
+            self.check_truth(truth, &plan)?;
+        }
+        Ok(())
+    }
+
+    fn check_fault(&self, fault: &Fault, plan: &Plan) -> Result<(), Problem> {
+        let place = *fault.fills.get_ref();
+        match (place, &fault.name) {
+            (Place::Host, None) => Ok(()),
+            (Place::Host, Some(name)) => {
+                refuse(name, "a fault of the host has no name: there is one host")
+            }
+            (_, None) => refuse(
+                &fault.fills,
+                "say which one: name = the interconnect, the ISP or the home's address",
+            ),
+            (Place::Interconnect, Some(name)) => self.check_interconnect(name),
+            (Place::Isp, Some(name)) => self.check_isp(name),
+            (Place::Home, Some(name)) => {
+                let known = plan
+                    .homes
+                    .iter()
+                    .any(|home| home.address.to_string() == *name.get_ref());
+                if known {
+                    return Ok(());
+                }
+                refuse(
+                    name,
+                    format!(
+                        "no home has the address {:?}; the first one has {}",
+                        name.get_ref(),
+                        plan.homes[0].address
+                    ),
+                )
+            }
+        }
+    }
+
+    fn check_truth(&self, truth: &Truth, plan: &Plan) -> Result<(), Problem> {
+        if let Some(name) = &truth.interconnect {
+            self.check_interconnect(name)?;
+        }
+        if let Some(name) = &truth.isp {
+            self.check_isp(name)?;
+        }
+        if let Some(prefix) = &truth.prefix {
+            let known = plan
+                .homes
+                .iter()
+                .any(|home| home.prefix() == *prefix.get_ref());
+            if !known {
+                return refuse(
+                    prefix,
+                    format!(
+                        "no home lives in {:?}; the first prefix is {}",
+                        prefix.get_ref(),
+                        plan.homes[0].prefix()
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn check_interconnect(&self, name: &Spanned<String>) -> Result<(), Problem> {
+        let known = self.interconnects.iter().map(|i| i.name.get_ref().as_str());
+        check_known(name, "[[interconnect]]", known.collect())
+    }
+
+    fn check_isp(&self, name: &Spanned<String>) -> Result<(), Problem> {
+        let known = self.isps.iter().map(|isp| isp.name.get_ref().as_str());
+        check_known(name, "[[isp]]", known.collect())
+    }
+}
+
+/// What is wrong with a scenario, and where in its text.
+struct Problem {
+    at: Range<usize>,
+    what: String,
+}
+
+fn refuse<T>(at: &Spanned<T>, what: impl fmt::Display) -> Result<(), Problem> {
+    Err(Problem {
+        at: at.span(),
+        what: what.to_string(),
+    })
+}
+
+fn check_known(name: &Spanned<String>, table: &str, known: Vec<&str>) -> Result<(), Problem> {
+    if known.contains(&name.get_ref().as_str()) {
+        return Ok(());
+    }
+    refuse(
+        name,
+        format!(
+            "no {table} is called {:?}: there is {}",
+            name.get_ref(),
+            known.join(", ")
+        ),
+    )
+}
+
+fn check_times(from_s: f64, to_s: &Spanned<f64>, duration_s: f64) -> Result<(), Problem> {
+    let end = *to_s.get_ref();
+    if from_s >= 0.0 && from_s < end && end <= duration_s {
+        return Ok(());
+    }
+    refuse(
+        to_s,
+        format!("from_s ({from_s}) must come before to_s ({end}), both within 0 to {duration_s} s"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_scenario_loads_under_its_own_name() {
+        for (name, _) in BUILT_IN {
+            let scenario = Scenario::load(name).unwrap();
+            assert_eq!(scenario.name.get_ref(), name);
+        }
+    }
+
+    #[test]
+    fn built_in_scenarios_differ_only_in_what_goes_wrong() {
+        let stage = |text: &str| {
+            let mut table: toml::Table = text.parse().unwrap();
+            for key in ["name", "about", "fault", "truth"] {
+                table.remove(key);
+            }
+            table
+        };
+        for (name, text) in BUILT_IN {
+            assert_eq!(stage(text), stage(BUILT_IN[0].1), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_built_in_fault_has_its_truth() {
+        for (name, _) in BUILT_IN {
+            let scenario = Scenario::load(name).unwrap();
+            assert_eq!(scenario.faults.len(), scenario.truths.len(), "{name}");
+            for (fault, truth) in scenario.faults.iter().zip(&scenario.truths) {
+                assert_eq!(fault.from_s, truth.from_s, "{name}");
+                assert_eq!(fault.to_s.get_ref(), truth.to_s.get_ref(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_nobody_defined_is_refused_with_its_line() {
+        let text = BUILT_IN[2].1.replace(
+            "fills = \"interconnect\"\nname = \"ix-east\"",
+            "fills = \"interconnect\"\nname = \"ix-north\"",
+        );
+        let line = 1 + text
+            .lines()
+            .position(|line| line == "name = \"ix-north\"")
+            .unwrap();
+        let error = Scenario::parse(&text, "mine.toml").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "mine.toml:{line}: no [[interconnect]] is called \"ix-north\": there is ix-east, ix-west"
+            )
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let text = format!("surprise = 1\n{}", BUILT_IN[0].1);
+        let error = Scenario::parse(&text, "mine.toml").unwrap_err().to_string();
+        assert!(error.starts_with("mine.toml: TOML parse error at line 1"), "{error}");
+        assert!(error.contains("surprise"), "{error}");
+    }
+
+    #[test]
+    fn a_fault_that_ends_after_the_scenario_is_refused() {
+        let text = BUILT_IN[2].1.replace("to_s = ", "to_s = 1000");
+        let error = Scenario::parse(&text, "mine.toml").unwrap_err().to_string();
+        assert!(error.contains("must come before to_s"), "{error}");
+    }
+}
