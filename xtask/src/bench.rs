@@ -1,7 +1,65 @@
-//! `cargo xtask bench`
-use crate::kernel::Kernel;
-use anyhow::Result;
-use std::process::ExitCode;
-pub fn run(_kernel: Option<Kernel>, _arguments: &[String]) -> Result<ExitCode> {
-    anyhow::bail!("coming")
+//! `cargo xtask bench`: what one packet costs, on this machine's kernel or in a virtual machine.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    cargo,
+    kernel::Kernel,
+    requirements::Requirement,
+    setup,
+    vm::{self, VmSpec, command::exit_code},
+};
+
+/// The program that measures, an example of package `lastmile`.
+const EXAMPLE: &str = "packet_cost";
+
+/// It takes under a minute here; emulation is ten times slower.
+const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Builds it and runs it.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn run(kernel: Option<Kernel>, arguments: &[String]) -> Result<ExitCode> {
+    let cache = match kernel {
+        Some(kernel) => setup::ensure_for_vm(kernel)?,
+        None => setup::ensure(&[Requirement::BpfToolchain])?,
+    };
+    let built = cargo::build(&[
+        "build",
+        "--release",
+        "--package",
+        "lastmile",
+        "--example",
+        EXAMPLE,
+    ])?;
+    let example = built
+        .into_iter()
+        .find(|executable| executable.name == EXAMPLE)
+        .with_context(|| format!("cargo built no {EXAMPLE}"))?
+        .path;
+    let Some(kernel) = kernel else {
+        let status = std::process::Command::new(&example)
+            .args(arguments)
+            .status()
+            .with_context(|| format!("cannot run {}", example.display()))?;
+        return Ok(exit_code(status.code().unwrap_or(1)));
+    };
+    let mut command = vec![EXAMPLE.to_owned()];
+    command.extend_from_slice(arguments);
+    let spec = VmSpec {
+        kernel,
+        kernel_arguments: Vec::new(),
+        command,
+        environment: Vec::new(),
+        binaries: vec![example],
+        files: Vec::new(),
+        streams: Vec::new(),
+        time_limit: TIME_LIMIT,
+        out_dir: cargo::workspace().join("target/vm-bench"),
+    };
+    let status = vm::run(&cache, &spec, &mut |line| println!("{line}"))?;
+    Ok(exit_code(status))
 }

@@ -39,6 +39,8 @@ pub struct Executable {
     pub path: PathBuf,
     /// Whether it is a test harness.
     pub test: bool,
+    /// Whether it is one of the files in a package's tests folder.
+    pub integration: bool,
 }
 
 /// Runs `cargo ARGUMENTS --message-format=json-render-diagnostics` and returns what it built.
@@ -76,6 +78,7 @@ fn executable(message: &Value) -> Option<Executable> {
         package: package.to_owned(),
         path: message.get("executable")?.as_str()?.into(),
         test: message.pointer("/profile/test")?.as_bool()?,
+        integration: message.pointer("/target/kind/0")? == "test",
     })
 }
 
@@ -97,14 +100,14 @@ mod tests {
             (found.package.as_str(), found.name.as_str()),
             ("lastmile", "veth")
         );
-        assert!(found.test);
+        assert!(found.test && found.integration);
     }
 
     #[test]
     fn a_library_is_no_executable() {
         let message = serde_json::json!({
             "package_id": "path+file:///somewhere/xtask#0.1.0",
-            "target": {"name": "lib"}, "profile": {"test": false}, "executable": null
+            "target": {"name": "lib", "kind": ["lib"]}, "profile": {"test": false}, "executable": null
         });
         assert_eq!(executable(&message), None);
     }

@@ -1,10 +1,11 @@
 //! What this project needs beyond Rust and a C linker, and how each thing is found and obtained.
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::OsString,
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,6 +22,13 @@ use crate::{
 
 /// The version of bpf-linker that was tried with LLVM 21 to 23.
 const BPF_LINKER_VERSION: &str = "0.13.0";
+
+/// The folder of the cache with unpacked programs, and the one in it with [`wrappers`].
+const PROGRAMS_FOLDER: &str = "programs";
+const WRAPPERS: &str = "wrappers";
+
+/// Folders of programs that an ordinary user's `PATH` may lack.
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// One thing that has to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +63,10 @@ impl Requirement {
                 "compiles the kernel side: Debian's rustc-web, rust-web-src and libllvm, and \
                  bpf-linker {BPF_LINKER_VERSION} from crates.io, built here"
             ),
-            Self::Programs => {
-                let packages: Vec<_> = missing_programs(cache)
-                    .into_iter()
-                    .map(|program| program.package)
-                    .collect();
-                format!("for the virtual machine: {}", packages.join(", "))
-            }
+            Self::Programs => format!(
+                "for the virtual machine: {}",
+                packages(missing_programs(cache)).join(", ")
+            ),
             Self::Kernel(_) => "boots in the virtual machine: Debian's cloud kernel".to_owned(),
         }
     }
@@ -218,11 +223,8 @@ fn library_folders(root: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// When it is in neither place.
 pub fn find_program(cache: &Cache, name: &str) -> Result<FoundProgram> {
-    let root = cache.path("programs");
-    ["usr/sbin", "usr/bin", "sbin", "bin"]
-        .into_iter()
-        .map(|below| root.join(below).join(name))
-        .find(|path| path.is_file())
+    let root = cache.path(PROGRAMS_FOLDER);
+    unpacked(&root, name)
         .map(|path| FoundProgram {
             path,
             root: Some(root.clone()),
@@ -231,11 +233,59 @@ pub fn find_program(cache: &Cache, name: &str) -> Result<FoundProgram> {
         .with_context(|| format!("there is no {name}: run `cargo xtask setup`"))
 }
 
-/// Looks in `PATH`, and in the folders of system programs that an ordinary user's may lack.
+/// The file of a program below the root of unpacked packages.
+fn unpacked(root: &Path, name: &str) -> Option<PathBuf> {
+    ["usr/sbin", "usr/bin", "sbin", "bin"]
+        .into_iter()
+        .map(|below| root.join(below).join(name))
+        .find(|path| path.is_file())
+}
+
+/// `PATH` for tests on this machine: what is installed, then what is unpacked.
+///
+/// # Errors
+/// When the cache's path has a colon.
+pub fn path_with_programs(cache: &Cache) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path)
+        .chain(SYSTEM_FOLDERS.map(PathBuf::from))
+        .chain([cache.path(PROGRAMS_FOLDER).join(WRAPPERS)]);
+    env::join_paths(folders).context("the cache's path has a colon")
+}
+
+/// Makes scripts that start the programs unpacked in `staged`, which will be `root`, with their
+/// libraries, for those who only know their names.
+fn wrappers(staged: &Path, root: &Path) -> Result<()> {
+    let folder = staged.join(WRAPPERS);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let below = |path: PathBuf| match path.strip_prefix(staged) {
+        Ok(path) => root.join(path),
+        Err(_) => path,
+    };
+    let libraries = env::join_paths(library_folders(staged).into_iter().map(below))
+        .context("the cache's path has a colon")?;
+    for program in PROGRAMS {
+        if let Some(path) = unpacked(staged, program.name) {
+            let script = format!(
+                "#!/bin/sh\nLD_LIBRARY_PATH='{}' TC_LIB_DIR='{}' exec '{}' \"$@\"\n",
+                libraries.display(),
+                root.join("usr/lib/tc").display(),
+                below(path).display()
+            );
+            let wrapper = folder.join(program.name);
+            fs::write(&wrapper, script)
+                .and_then(|()| fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)))
+                .with_context(|| format!("cannot write {}", wrapper.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks in `PATH` and [`SYSTEM_FOLDERS`].
 pub fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .chain(SYSTEM_FOLDERS.map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
 }
@@ -247,23 +297,32 @@ fn missing_programs(cache: &Cache) -> Vec<Program> {
         .collect()
 }
 
-fn obtain_programs(cache: &Cache, places: &mut Places<'_>) -> Result<()> {
-    // Whatever this machine lacks, not only what an earlier set-up lacked: the folder is made anew.
-    let mut packages: Vec<_> = PROGRAMS
+/// The packages that hold these programs, each once.
+fn packages(programs: impl IntoIterator<Item = Program>) -> Vec<&'static str> {
+    let packages: BTreeSet<_> = programs
         .into_iter()
-        .filter(|program| in_path(program.name).is_none())
         .map(|program| program.package)
         .collect();
-    packages.dedup();
+    packages.into_iter().collect()
+}
+
+fn obtain_programs(cache: &Cache, places: &mut Places<'_>) -> Result<()> {
+    // Whatever this machine lacks, not only what an earlier set-up lacked: the folder is made anew.
+    let packages = packages(
+        PROGRAMS
+            .into_iter()
+            .filter(|program| in_path(program.name).is_none()),
+    );
     places.find(&packages.join(", "), |apt| {
         for package in &packages {
             if apt.candidate(package)?.is_none() {
                 return Ok(None);
             }
         }
-        let staged = cache.stage("programs")?;
+        let staged = cache.stage(PROGRAMS_FOLDER)?;
         apt.unpack_with_dependencies(&packages, &staged)?;
-        cache.publish(&staged, "programs").map(Some)
+        wrappers(&staged, &cache.path(PROGRAMS_FOLDER))?;
+        cache.publish(&staged, PROGRAMS_FOLDER).map(Some)
     })
 }
 
@@ -364,6 +423,10 @@ fn debian_toolchain(cache: &Cache, places: &mut Places<'_>) -> Result<BpfToolcha
     println!("  building bpf-linker {BPF_LINKER_VERSION} for LLVM {llvm}");
     let staged = cache.stage("bpf-linker")?;
     let library_path = env::join_paths(&libraries).context("the cache's path has a colon")?;
+    // It is found by its path, so cargo need not warn that it is not in PATH.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = env::join_paths(std::iter::once(staged.join("bin")).chain(env::split_paths(&path)))
+        .context("the cache's path has a colon")?;
     let status = cargo::command()
         .args([
             "install",
@@ -382,6 +445,10 @@ fn debian_toolchain(cache: &Cache, places: &mut Places<'_>) -> Result<BpfToolcha
         .current_dir(&staged)
         .env("LLVM_PREFIX", root.join("llvm"))
         .env("LD_LIBRARY_PATH", library_path)
+        .env("PATH", path)
+        // LLVM does the work: optimising what is around it only makes the set-up longer.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .status()
         .context("cannot run cargo")?;
     if !status.success() {
@@ -453,7 +520,7 @@ mod tests {
 
     #[test]
     fn kernel_releases_sort_as_numbers() {
-        let mut names = vec![
+        let mut names = [
             "linux-image-6.12.100+deb12-cloud-amd64",
             "linux-image-6.12.99+deb12-cloud-amd64",
             "linux-image-6.12.117+deb12-cloud-amd64",

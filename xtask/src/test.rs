@@ -1,6 +1,295 @@
-//! `cargo xtask test`
-use anyhow::Result;
-use std::process::ExitCode;
+//! `cargo xtask test`: every check there is, in one run, with one closing line.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    cache::Cache,
+    cargo::{self, Executable},
+    kernel::Kernel,
+    lab::{self, Programs, Scenario},
+    requirements, setup,
+    vm::{self, VmSpec},
+};
+
+/// How long one test executable may take in a machine.
+const EXECUTABLE_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// The scenario that is also played on the kernels that are not the default.
+const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
+
+/// A test that cannot run where it is prints a line that begins like this, and passes.
+const SKIP_MARK: &str = "skipped:";
+
+/// What ran so far.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+    /// Skips in the executable that is running; its harness will count them as passed.
+    skips: u32,
+    /// What failed, for the end.
+    failures: Vec<String>,
+}
+
+impl Tally {
+    fn check(&mut self, name: &str, passed: bool) {
+        if passed {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Takes the counts from a line of a test executable's output, if it has any.
+    fn read(&mut self, line: &str) {
+        if line.trim_start().starts_with(SKIP_MARK) {
+            self.skips += 1;
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        } else if let Some(counts) = line.strip_prefix("test result: ") {
+            for (count, what) in counts
+                .split(['.', ';'])
+                .filter_map(|part| part.trim().split_once(' '))
+            {
+                let count = count.parse().unwrap_or(0);
+                match what {
+                    "passed" => {
+                        let skips = std::mem::take(&mut self.skips).min(count);
+                        self.passed += count - skips;
+                        self.skipped += skips;
+                    }
+                    "failed" => self.failed += count,
+                    "ignored" => self.skipped += count,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Runs everything, to the end, whatever fails on the way.
+///
+/// # Errors
+/// When set-up fails, or something that tests need cannot be run at all.
 pub fn run() -> Result<ExitCode> {
-    anyhow::bail!("coming")
+    let cache = setup::ensure_all()?;
+    let mut tally = Tally::default();
+    checks(&mut tally)?;
+    tests_here(&cache, &mut tally)?;
+    tests_in_machines(&cache, &mut tally)?;
+    scenarios(&cache, &mut tally)?;
+
+    println!();
+    for failure in &tally.failures {
+        println!("failed: {failure}");
+    }
+    // CI reads this line.
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn checks(tally: &mut Tally) -> Result<()> {
+    let checks: [(&str, &[&str]); 3] = [
+        ("format", &["fmt", "--all", "--check"]),
+        (
+            "lints",
+            &["clippy", "--workspace", "--all-targets", "--", "-Dwarnings"],
+        ),
+        ("documentation", &["doc", "--workspace", "--no-deps"]),
+    ];
+    for (name, arguments) in checks {
+        heading(name);
+        let status = cargo::command()
+            .args(arguments)
+            .env("RUSTDOCFLAGS", "-Dwarnings")
+            .status()
+            .with_context(|| format!("cannot run cargo {}", arguments.join(" ")))?;
+        tally.check(name, status.success());
+    }
+    Ok(())
+}
+
+/// `cargo test`, with what the cache holds behind everything else in PATH.
+fn tests_here(cache: &Cache, tally: &mut Tally) -> Result<()> {
+    heading("tests on this machine");
+    let mut command = cargo::command();
+    command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["--", "--show-output"])
+        .env("PATH", requirements::path_with_programs(cache)?);
+    let failed_before = tally.failed;
+    let success = stream(&mut command, tally)?;
+    // A test that does not compile, or that dies, leaves no counts.
+    if !success && tally.failed == failed_before {
+        tally.check("tests on this machine", false);
+    }
+    Ok(())
+}
+
+/// Runs a command, shows its output and counts the tests in it.
+fn stream(command: &mut Command, tally: &mut Tally) -> Result<bool> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.with_context(|| format!("cannot read what {command:?} prints"))?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tally.read(&line);
+    }
+    let status = child.wait().context("cannot wait for a command")?;
+    Ok(status.success())
+}
+
+/// The daemon's own tests, which load its programs, in each kernel.
+fn tests_in_machines(cache: &Cache, tally: &mut Tally) -> Result<()> {
+    let built = match cargo::build(&["test", "--package", "lastmile", "--no-run"]) {
+        Ok(built) => built,
+        Err(error) => {
+            tally.check(&format!("building tests for machines: {error:#}"), false);
+            return Ok(());
+        }
+    };
+    let (tests, programs): (Vec<_>, Vec<_>) =
+        built.into_iter().partition(|executable| executable.test);
+    for kernel in Kernel::ALL {
+        for test in tests.iter().filter(|test| test.integration) {
+            let name = format!("{} on Linux {}", test.name, kernel.version());
+            heading(&name);
+            let failed_before = tally.failed;
+            let result = test_in_machine(cache, kernel, test, &programs, tally);
+            if let Err(error) = &result {
+                eprintln!("error: {error:#}");
+            }
+            if !matches!(result, Ok(0)) && tally.failed == failed_before {
+                tally.check(&name, false);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn test_in_machine(
+    cache: &Cache,
+    kernel: Kernel,
+    test: &Executable,
+    programs: &[Executable],
+    tally: &mut Tally,
+) -> Result<i32> {
+    let out_dir = cargo::workspace().join("target/vm-tests");
+    let out_dir = out_dir.join(format!("{}-{}", test.name, kernel.version()));
+    let (name, path) = stripped(&test.path, &out_dir)?;
+    // Tests know where cargo left the programs, and look for them there.
+    let files = programs
+        .iter()
+        .map(|program| Ok((stripped(&program.path, &out_dir)?.1, program.path.clone())))
+        .collect::<Result<Vec<_>>>()?;
+    let spec = VmSpec {
+        kernel,
+        kernel_arguments: Vec::new(),
+        command: vec![name, "--show-output".to_owned()],
+        environment: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
+        binaries: vec![path],
+        files,
+        streams: Vec::new(),
+        time_limit: EXECUTABLE_LIMIT,
+        out_dir,
+    };
+    vm::run(cache, &spec, &mut |line| {
+        println!("{line}");
+        tally.read(line);
+    })
+}
+
+/// A copy of an executable without debug information, which is nine tenths of it; its name and path.
+fn stripped(executable: &Path, folder: &Path) -> Result<(String, PathBuf)> {
+    let name = executable
+        .file_name()
+        .with_context(|| format!("{} has no name", executable.display()))?;
+    let copy = folder.join("bin").join(name);
+    std::fs::create_dir_all(folder.join("bin"))
+        .with_context(|| format!("cannot create a folder in {}", folder.display()))?;
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").arg(&copy);
+    crate::apt::output_of(strip.arg(executable))?;
+    Ok((name.to_string_lossy().into_owned(), copy))
+}
+
+fn scenarios(cache: &Cache, tally: &mut Tally) -> Result<()> {
+    let programs = match Programs::build() {
+        Ok(programs) => programs,
+        Err(error) => {
+            tally.check(&format!("building the lab: {error:#}"), false);
+            return Ok(());
+        }
+    };
+    let scenarios = Scenario::all()?;
+    for kernel in Kernel::ALL {
+        for scenario in &scenarios {
+            if kernel != Kernel::default() && scenario.name != SCENARIO_ON_EVERY_KERNEL {
+                continue;
+            }
+            let name = format!("scenario {} on Linux {}", scenario.name, kernel.version());
+            heading(&name);
+            let out_dir = Path::new("target/lab-tests").join(format!(
+                "{}-{}",
+                scenario.name,
+                kernel.version()
+            ));
+            let result = lab::play(cache, scenario, kernel, &programs, &out_dir);
+            if let Err(error) = &result {
+                eprintln!("error: {error:#}");
+            }
+            tally.check(&name, matches!(result, Ok(0)));
+        }
+    }
+    Ok(())
+}
+
+fn heading(text: &str) {
+    println!("\n== {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_a_harness_prints() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 4 tests",
+            "test flow::wraps ... ok",
+            "test veth::counts ... FAILED",
+            "skipped: needs root",
+            "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; \
+             finished in 0.02s",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 2));
+        assert_eq!(tally.failures, ["veth::counts"]);
+    }
 }

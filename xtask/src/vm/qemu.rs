@@ -66,14 +66,14 @@ pub fn run(
         text
     });
 
-    relay(stdout, Instant::now() + spec.time_limit, on_line).with_context(|| {
-        format!(
+    if relay(stdout, Instant::now() + spec.time_limit, on_line) == Relay::TimeLimit {
+        bail!(
             "the virtual machine (Linux {}) was switched off after {} s; its last messages:\n{}",
             spec.kernel.version(),
             spec.time_limit.as_secs(),
             last_lines(&files.console, 20)
-        )
-    })?;
+        );
+    }
     let status = machine.0.wait().context("cannot wait for QEMU")?;
     let complaints = complaints.join().unwrap_or_default();
     if !status.success() {
@@ -93,11 +93,15 @@ impl Drop for Machine {
     }
 }
 
-/// Hands each line to `on_line` until the output ends.
-///
-/// # Errors
-/// At the deadline.
-fn relay(stdout: ChildStdout, deadline: Instant, on_line: &mut dyn FnMut(&str)) -> Result<()> {
+/// How a machine's output came to its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Relay {
+    Ended,
+    TimeLimit,
+}
+
+/// Hands each line to `on_line` until the output ends, at the latest until the deadline.
+fn relay(stdout: ChildStdout, deadline: Instant, on_line: &mut dyn FnMut(&str)) -> Relay {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         let mut reader = BufReader::new(stdout);
@@ -119,8 +123,8 @@ fn relay(stdout: ChildStdout, deadline: Instant, on_line: &mut dyn FnMut(&str)) 
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => on_line(&line),
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => bail!("time limit"),
+            Err(RecvTimeoutError::Disconnected) => return Relay::Ended,
+            Err(RecvTimeoutError::Timeout) => return Relay::TimeLimit,
         }
     }
 }
