@@ -17,6 +17,8 @@
 
 pub mod capture;
 pub mod cell;
+pub mod check;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod export;

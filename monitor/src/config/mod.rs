@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use problem::Problem;
 
+/// Read when no other file is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/lastmile/lastmile.toml";
 /// Plain HTTP and HTTPS: where video servers listen.
 pub const DEFAULT_PORTS: [u16; 2] = [80, 443];
 /// Every flow is watched.
@@ -341,6 +343,16 @@ impl Config {
             *csv = folder.join(&csv);
         }
         Ok(config)
+    }
+
+    /// Reads `path`, or [`DEFAULT_FILE`] if it is there, or takes the defaults. Also says which
+    /// file it was, so that it can be read again.
+    pub fn find(path: Option<&Path>) -> Result<(Self, Option<PathBuf>), Problem> {
+        let default = Path::new(DEFAULT_FILE);
+        match path.or_else(|| default.exists().then_some(default)) {
+            Some(path) => Ok((Self::load(path)?, Some(path.to_owned()))),
+            None => Ok((Self::default(), None)),
+        }
     }
 
     /// Parses and checks `text`; `path` is only named in errors.

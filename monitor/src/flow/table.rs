@@ -32,6 +32,9 @@ pub struct Flow {
     is_new: bool,
     /// Did something in the window that ended last.
     was_active: bool,
+    /// Reported as closed. It is kept until the kernel forgets it too, because its last state
+    /// may be read again.
+    is_closed: bool,
     last: Snapshot,
 }
 
@@ -47,9 +50,12 @@ pub struct Closed {
 pub struct Change {
     /// A flow before this one used the same ports and never said goodbye.
     pub replaced: Option<Closed>,
-    /// Whether this is the flow's first report.
+    /// Whether this is the flow's first report, or the first after it was closed as idle.
     pub opened: bool,
 }
+
+/// Idle times after which a closed flow is forgotten even if the kernel did not say so.
+const FORGOTTEN_AFTER: u64 = 4;
 
 /// All watched flows, by their 5-tuple.
 #[derive(Debug, Default)]
@@ -59,10 +65,12 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// Takes one report. `server_ports` and `routes` are only asked at a flow's first report.
+    /// Takes one report. `server_ports` and `routes` are only asked at a flow's first report; a
+    /// flow that is first heard of after `idle_us` of silence is not worth opening.
     pub fn update(
         &mut self,
         snapshot: &Snapshot,
+        idle_us: u64,
         server_ports: &[u16],
         routes: &PrefixTable,
     ) -> Change {
@@ -76,12 +84,22 @@ impl FlowTable {
                 return Change::default();
             }
             if snapshot.state.generation == generation {
-                entry.get_mut().advance(snapshot);
-                return Change::default();
+                let opened = entry.get_mut().advance(snapshot);
+                return Change {
+                    replaced: None,
+                    opened,
+                };
             }
             let flow = entry.remove();
             let reason = flow.ending().unwrap_or(CloseReason::Evicted);
-            replaced = Some(Closed { flow, reason });
+            replaced = (!flow.is_closed).then_some(Closed { flow, reason });
+        }
+        let silent_since_us = to_unix_us(snapshot, snapshot.state.last_seen_ns());
+        if snapshot.time_us.saturating_sub(silent_since_us) >= idle_us {
+            return Change {
+                replaced,
+                opened: false,
+            };
         }
         let id = self.secret.hash_one((key, snapshot.state.generation));
         let flow = Box::new(Flow::open(id, snapshot, server_ports, routes));
@@ -92,21 +110,31 @@ impl FlowTable {
         }
     }
 
-    /// Forgets a flow.
+    /// Forgets a flow. `None` if it was not known, or closed already.
     pub fn remove(&mut self, key: &FlowKey, reason: CloseReason) -> Option<Closed> {
-        let flow = self.flows.remove(key)?;
+        let flow = self.flows.remove(key).filter(|flow| !flow.is_closed)?;
         // What the packets said is more than that we no longer hear of it.
         let reason = flow.ending().unwrap_or(reason);
         Some(Closed { flow, reason })
     }
 
-    /// Forgets flows that ended, or were silent since before `silent_since_us`.
-    pub fn remove_finished(&mut self, silent_since_us: u64) -> Vec<Closed> {
+    /// Closes flows that ended, or were silent for `idle_us` at `now_us`, each one once.
+    pub fn close_finished(&mut self, now_us: u64, idle_us: u64) -> Vec<Closed> {
+        self.flows.retain(|_, flow| {
+            !flow.is_closed || now_us.saturating_sub(flow.last_seen_us) < FORGOTTEN_AFTER * idle_us
+        });
         self.flows
-            .extract_if(|_, flow| flow.is_over() || flow.last_seen_us < silent_since_us)
-            .map(|(_, flow)| {
-                let reason = flow.ending().unwrap_or(CloseReason::Idle);
-                Closed { flow, reason }
+            .values_mut()
+            .filter(|flow| {
+                !flow.is_closed
+                    && (flow.is_over() || now_us.saturating_sub(flow.last_seen_us) >= idle_us)
+            })
+            .map(|flow| {
+                flow.is_closed = true;
+                Closed {
+                    flow: flow.clone(),
+                    reason: flow.ending().unwrap_or(CloseReason::Idle),
+                }
             })
             .collect()
     }
@@ -131,19 +159,12 @@ impl FlowTable {
         self.flows.get(key).map(Box::as_ref)
     }
 
-    /// Every flow, in no order.
+    /// Every flow that is not closed, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.flows.values().map(Box::as_ref)
-    }
-
-    /// How many flows are watched.
-    pub fn len(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// Whether no flow is watched.
-    pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
+        self.flows
+            .values()
+            .filter(|flow| !flow.is_closed)
+            .map(Box::as_ref)
     }
 }
 
@@ -162,6 +183,7 @@ impl Flow {
             window: [Totals::default(), Totals::default()],
             is_new: true,
             was_active: false,
+            is_closed: false,
             // The kernel counts from zero at the beginning of a generation.
             last: Snapshot {
                 state: FlowState::EMPTY,
@@ -172,7 +194,8 @@ impl Flow {
         flow
     }
 
-    fn advance(&mut self, snapshot: &Snapshot) {
+    /// Adds what is new; whether a flow that was closed as idle goes on.
+    fn advance(&mut self, snapshot: &Snapshot) -> bool {
         let client = self.roles.client_half;
         let server = client ^ 1;
         let to_client = Totals::between(&reading(&self.last, server), &reading(snapshot, server));
@@ -186,6 +209,10 @@ impl Flow {
             self.interface.clone_from(&snapshot.interface);
         }
         self.last = snapshot.clone();
+        let goes_on =
+            self.is_closed && !self.is_over() && !(to_client.is_empty() && to_server.is_empty());
+        self.is_closed &= !goes_on;
+        goes_on
     }
 
     fn take_observation(&mut self) -> Option<Observation> {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{PrefixTable, Route};
+use crate::config::PathSources;
 
 /// The columns, in any order; the last two may be absent.
 const HEADER: &str = "prefix,origin_asn,isp,interconnect[,peer_asn[,next_hop]]";
@@ -39,6 +40,14 @@ struct Row {
 }
 
 impl PrefixTable {
+    /// Reads the configured sources; without any nothing is known.
+    pub fn load(sources: &PathSources) -> Result<Self, CsvError> {
+        match &sources.prefixes_csv {
+            Some(file) => Self::from_csv_file(file),
+            None => Ok(Self::default()),
+        }
+    }
+
     /// Reads a whole file; any wrong line refuses it, so that a half-read table is never used.
     pub fn from_csv_file(file: &Path) -> Result<Self, CsvError> {
         let text = std::fs::read_to_string(file).map_err(|source| CsvError::Unreadable {

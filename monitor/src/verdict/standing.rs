@@ -151,36 +151,31 @@ fn is_bad(raw: Raw) -> bool {
 
 /// Bad clients that make a crowd ...
 const CROWD_CLIENTS: u64 = 3;
-/// ... when they are this part of those who share an interconnect or an ISP with them.
+/// ... when they are this part of those with the same interconnect and ISP. Every wider fault
+/// reaches all of these; a narrower one does not reach beyond them.
 const CROWD_SHARE: f64 = 0.25;
 
-/// How many are bad together, by what they share. Bad here means in this window alone.
+/// How many are bad together, by interconnect and ISP. Bad here means in this window alone.
 #[derive(Default)]
 struct Crowds<'a> {
-    /// `(bad, all)` by interconnect, by ISP, and by both.
-    groups: HashMap<(Option<&'a str>, Option<&'a str>), (u64, u64)>,
+    /// `(bad, all)`.
+    groups: HashMap<(&'a str, &'a str), (u64, u64)>,
 }
 
 impl<'a> Crowds<'a> {
     fn count(&mut self, client: &Judged<'a>) {
-        for group in Self::of(client.cell) {
-            let (bad, all) = self.groups.entry(group).or_default();
-            *bad += u64::from(is_bad(client.raw));
-            *all += 1;
-        }
-    }
-
-    fn of(cell: &'a CellKey) -> [(Option<&'a str>, Option<&'a str>); 3] {
-        let (interconnect, isp) = (Some(&*cell.interconnect), Some(&*cell.isp));
-        [(interconnect, None), (None, isp), (interconnect, isp)]
+        let group = (&*client.cell.interconnect, &*client.cell.isp);
+        let (bad, all) = self.groups.entry(group).or_default();
+        *bad += u64::from(is_bad(client.raw));
+        *all += 1;
     }
 
     fn is_crowded(&self, cell: &CellKey) -> bool {
-        Crowds::of(cell).iter().any(|group| {
-            self.groups.get(group).is_some_and(|&(bad, all)| {
+        self.groups
+            .get(&(&*cell.interconnect, &*cell.isp))
+            .is_some_and(|&(bad, all)| {
                 bad >= CROWD_CLIENTS && bad as f64 >= CROWD_SHARE * all as f64
             })
-        })
     }
 }
 

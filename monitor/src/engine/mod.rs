@@ -83,7 +83,7 @@ impl Pipeline {
 
     /// How many flows are watched.
     pub fn flows(&self) -> usize {
-        self.flows.len()
+        self.flows.iter().count()
     }
 
     /// Takes one report. A flow's first one makes an `open` record; a report of a new flow with
@@ -91,7 +91,7 @@ impl Pipeline {
     pub fn snapshot(&mut self, snapshot: &Snapshot, out: &mut Vec<Record>) {
         let routes = self.routes.load();
         let ports = &self.config.watch.ports;
-        let change = self.flows.update(snapshot, ports, &routes);
+        let change = self.flows.update(snapshot, self.idle_us(), ports, &routes);
         if let Some(closed) = &change.replaced {
             let (event, reason) = (FlowEvent::Close, Some(closed.reason));
             out.push(self.flow_record(&closed.flow, event, reason, snapshot.time_us));
@@ -132,9 +132,7 @@ impl Pipeline {
         missed: &Missed,
     ) -> Vec<Record> {
         let active = self.flows.take_observations();
-        let silent_since_us =
-            end_us.saturating_sub(u64::from(self.config.flows.idle_s) * 1_000_000);
-        let finished = self.flows.remove_finished(silent_since_us);
+        let finished = self.flows.close_finished(end_us, self.idle_us());
         let mut records: Vec<Record> = finished
             .iter()
             .map(|closed| {
@@ -286,6 +284,10 @@ impl Pipeline {
             .retain(|_, memory| window.saturating_sub(memory.window) <= span);
     }
 
+    fn idle_us(&self) -> u64 {
+        u64::from(self.config.flows.idle_s) * 1_000_000
+    }
+
     fn context(&self, time_us: u64) -> Context<'_> {
         Context {
             host: &self.host,
@@ -377,3 +379,6 @@ impl WindowSpan {
         u64::from(self.length_s) * 1_000_000
     }
 }
+
+#[cfg(test)]
+mod tests;

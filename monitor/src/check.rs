@@ -1,0 +1,182 @@
+//! `lastmile check`: says what `run` would do, and what is missing for it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::capture::live::{Feature, FeatureState, features};
+use crate::config::{Config, Destination};
+use crate::export::jsonl::JsonLines;
+use crate::netlink::{Device, Netlink, choose};
+use crate::path::PrefixTable;
+
+/// Prints what would be watched, known and possible. An error where `run` would fail.
+pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
+    // A configuration that names a broken file is broken, before anything is looked at.
+    let routes = PrefixTable::load(&config.path)?;
+    let devices = watched_devices(config)?;
+    let features = features();
+    let report = report(config, file, &routes, &devices, &features);
+    io::stdout().lock().write_all(report.as_bytes())?;
+
+    JsonLines::open(&config.log.destination)?;
+    if devices.is_empty() {
+        bail!(
+            "no interface would be watched: write watch.interfaces = [\"NAME\"] with one of those that `ip link` shows"
+        );
+    }
+    let missing: Vec<&str> = features
+        .iter()
+        .filter(|feature| feature.state == FeatureState::Missing)
+        .map(|feature| feature.name)
+        .collect();
+    if !missing.is_empty() {
+        bail!("`lastmile run` would fail: missing {}", missing.join(", "));
+    }
+    Ok(())
+}
+
+fn watched_devices(config: &Config) -> Result<Vec<Device>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start an event loop")?;
+    runtime.block_on(async {
+        let netlink = Netlink::open()?;
+        let devices = netlink.devices().await?;
+        let default_route = netlink.default_route_devices().await?;
+        Ok(choose(&devices, &config.watch.interfaces, &default_route))
+    })
+}
+
+/// The whole report, one subject a paragraph.
+fn report(
+    config: &Config,
+    file: Option<&Path>,
+    routes: &PrefixTable,
+    devices: &[Device],
+    features: &[Feature],
+) -> String {
+    let mut text = String::new();
+    let mut line = |subject: &str, what: String| {
+        let _ = writeln!(text, "{subject:<14} {what}");
+    };
+    line(
+        "configuration",
+        match file {
+            Some(file) => file.display().to_string(),
+            None => "defaults; no file".to_owned(),
+        },
+    );
+    line(
+        "interfaces",
+        listed(devices.iter().map(|device| &*device.name), "none"),
+    );
+    line("ports", listed(config.watch.ports.iter(), "all"));
+    line("prefixes", listed(config.watch.prefixes.iter(), "all"));
+    line(
+        "flows",
+        format!(
+            "1 in {}, at most {} at once, a report each {} ms",
+            config.watch.sample_one_in, config.flows.max, config.flows.report_interval_ms
+        ),
+    );
+    line("window", format!("{} s", config.window.length_s));
+    line(
+        "baseline",
+        format!(
+            "after {} windows ({})",
+            config.baseline.min_windows,
+            duration(u64::from(config.baseline.min_windows) * u64::from(config.window.length_s))
+        ),
+    );
+    line("routes", known(config, routes));
+    for (isp, interconnects) in by_isp(routes) {
+        line("", format!("{isp} through {interconnects}"));
+    }
+    line(
+        "log",
+        match &config.log.destination {
+            Destination::Stdout => "standard output".to_owned(),
+            Destination::File(path) => path.display().to_string(),
+        },
+    );
+    for feature in features {
+        let state = match feature.state {
+            FeatureState::Ok => "ok",
+            FeatureState::Reduced => "reduced",
+            FeatureState::Missing => "MISSING",
+        };
+        line(feature.name, format!("{state}: {}", feature.detail));
+    }
+    text
+}
+
+fn known(config: &Config, routes: &PrefixTable) -> String {
+    match &config.path.prefixes_csv {
+        None => "none: nobody will be named (set path.prefixes_csv)".to_owned(),
+        Some(file) => {
+            let count = |name: fn(&crate::path::Route) -> &str| {
+                routes
+                    .routes()
+                    .map(|route| name(route))
+                    .collect::<BTreeSet<_>>()
+                    .len()
+            };
+            format!(
+                "{} prefixes of {} ISPs behind {} interconnects, from {}",
+                routes.len(),
+                count(|route| &route.isp),
+                count(|route| &route.interconnect),
+                file.display()
+            )
+        }
+    }
+}
+
+/// ISPs shown one by one; more are only counted.
+const MAX_ISPS: usize = 10;
+
+/// The first ISPs by name, with their interconnects and the number of prefixes behind each.
+fn by_isp(routes: &PrefixTable) -> Vec<(String, String)> {
+    let mut ways = std::collections::BTreeMap::new();
+    for route in routes.routes() {
+        let interconnects: &mut std::collections::BTreeMap<_, usize> =
+            ways.entry(&route.isp).or_default();
+        *interconnects
+            .entry((&route.interconnect, route.is_direct()))
+            .or_default() += 1;
+    }
+    ways.into_iter()
+        .take(MAX_ISPS)
+        .map(|(isp, interconnects)| {
+            let interconnects = interconnects.into_iter().map(|((name, direct), prefixes)| {
+                let kind = if direct { "direct" } else { "transit" };
+                format!("{name} ({kind}, {prefixes} prefixes)")
+            });
+            (isp.to_string(), listed(interconnects, "nothing"))
+        })
+        .collect()
+}
+
+fn listed(items: impl Iterator<Item = impl ToString>, none: &str) -> String {
+    let items: Vec<String> = items.map(|item| item.to_string()).collect();
+    if items.is_empty() {
+        none.to_owned()
+    } else {
+        items.join(", ")
+    }
+}
+
+/// The largest unit that divides a time nicely enough to read.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

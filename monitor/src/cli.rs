@@ -1,0 +1,110 @@
+//! The command line, and what each command needs before it can start.
+
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Problem};
+use crate::export::schema;
+use crate::path::CsvError;
+
+/// Whose congestion is it? Tells last-mile congestion from peering-point congestion for TCP
+/// video flows, with evidence, or says that it cannot tell.
+#[derive(Debug, Parser)]
+#[command(name = "lastmile", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed at run time, 2 wrong usage or configuration.";
+
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Wrong usage or configuration; the service manager does not try again.
+const WRONG: u8 = 2;
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what `run` would do, and what is missing for it. Changes nothing.
+    Check(ConfigFile),
+    /// Print the JSON Schema of the log.
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file [default: /etc/lastmile/lastmile.toml, if it is there].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lastmile: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+impl Cli {
+    fn run(self) -> Result<()> {
+        match self.command {
+            Command::Check(ConfigFile { config }) => {
+                let (config, file) = Config::find(config.as_deref())?;
+                crate::check::run(&config, file.as_deref())
+            }
+            Command::Schema => {
+                let mut text = serde_json::to_string_pretty(&schema::schema())
+                    .context("the schema is no JSON")?;
+                text.push('\n');
+                io::stdout().lock().write_all(text.as_bytes())?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A mistake in a file of the operator's is his to put right; anything else may pass.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let is_configuration = error
+        .chain()
+        .any(|cause| cause.is::<Problem>() || cause.is::<CsvError>());
+    if is_configuration { WRONG } else { FAILED }
+}
+
+/// Whoever read our output has had enough (`| head`): not a failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_file_of_the_operators_is_2_and_anything_else_1() {
+        let problem = Config::find(Some("/nonexistent.toml".as_ref())).expect_err("no file");
+        let wrapped = anyhow::Error::from(problem).context("cannot start");
+        assert_eq!(exit_code(&wrapped), 2);
+        assert_eq!(exit_code(&anyhow::anyhow!("no such interface")), 1);
+    }
+}

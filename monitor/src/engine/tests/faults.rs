@@ -1,0 +1,294 @@
+//! Faults that begin and end in the middle of windows, at other times for every home, with homes
+//! that are silent now and then: nobody but the culprit is ever named.
+
+use proptest::prelude::*;
+
+use super::site::{Home, LEAD_IN, Life, Random, Site};
+use super::verdicts;
+use crate::export::record::VerdictRecord;
+use crate::verdict::{DeviceCounters, LocalCounters, Segment};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Nothing,
+    Interconnect(&'static str),
+    Isp(&'static str),
+    Host,
+    Home(usize),
+    /// Half of the prefixes of one ISP behind one interconnect: a node that they share.
+    Node,
+}
+
+impl Fault {
+    fn hits(self, home: &Home) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Interconnect(name) => home.interconnect == name,
+            Self::Isp(name) => home.isp == name,
+            Self::Host => true,
+            Self::Home(index) => home.index == index,
+            Self::Node => home.prefix < 2,
+        }
+    }
+
+    fn segment(self) -> Option<Segment> {
+        match self {
+            Self::Nothing => None,
+            Self::Interconnect(_) => Some(Segment::Interconnect),
+            Self::Isp(_) => Some(Segment::Isp),
+            Self::Host => Some(Segment::Host),
+            Self::Home(_) => Some(Segment::LastMile),
+            Self::Node => Some(Segment::AccessShared),
+        }
+    }
+
+    /// Whether a verdict that names one segment names this fault, at its place.
+    fn is_named_by(self, verdict: &VerdictRecord) -> bool {
+        let place = match self {
+            Self::Interconnect(name) => verdict.interconnect.as_deref() == Some(name),
+            Self::Isp(name) => verdict.isp.as_deref() == Some(name),
+            Self::Home(index) => {
+                verdict.prefix.map(|prefix| prefix.to_string())
+                    == Some(format!("10.0.{}.0/24", index / 2))
+            }
+            _ => true,
+        };
+        place && Some(verdict.segments[0]) == self.segment()
+    }
+}
+
+/// How a fault happens.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    fault: Fault,
+    life: Life,
+    /// Windows over which it reaches one home after another, and leaves them.
+    stagger: f64,
+    /// Part of the home's windows without any traffic.
+    silent: f64,
+    counters: bool,
+    seed: u64,
+}
+
+const FROM: f64 = LEAD_IN as f64 + 6.4;
+const TO: f64 = FROM + 14.0;
+const WINDOWS: u64 = TO as u64 + 8;
+
+/// Verdicts of every window, from the end of the lead-in on.
+fn play(course: &Course) -> Vec<Vec<VerdictRecord>> {
+    let mut site = Site::new(course.seed);
+    let mut random = Random(course.seed.wrapping_mul(77) | 1);
+    let delays: Vec<f64> = (0..32).map(|_| random.unit() * course.stagger).collect();
+    let mut said = Vec::new();
+    for window in 0..WINDOWS {
+        let silent: Vec<bool> = (0..32).map(|_| random.unit() < course.silent).collect();
+        let (start, end) = (window as f64, window as f64 + 1.0);
+        site.local = course.counters.then(|| {
+            let full = course.fault == Fault::Host && end > FROM && start < TO;
+            LocalCounters {
+                window_us: 5_000_000,
+                devices: vec![DeviceCounters {
+                    interface: "eth0".into(),
+                    sent_bytes: 100_000_000,
+                    sent_packets: 70_000,
+                    qdisc_dropped: if full { 900 } else { 0 },
+                    qdisc_backlog_max_bytes: 3_000,
+                    nic_tx_dropped: 0,
+                }],
+            }
+        });
+        let records = site.window(|home| {
+            if silent[home.index] {
+                return Life::silent();
+            }
+            let (from, to) = (FROM + delays[home.index], TO + delays[home.index]);
+            let part = (end.min(to) - start.max(from)).clamp(0.0, 1.0);
+            if course.fault.hits(home) && part > 0.0 {
+                Life {
+                    part,
+                    ..course.life
+                }
+            } else {
+                Life::default()
+            }
+        });
+        if window >= LEAD_IN {
+            said.push(verdicts(&records));
+        }
+    }
+    said
+}
+
+/// Verdicts that name one segment.
+fn names(said: &[Vec<VerdictRecord>]) -> Vec<&VerdictRecord> {
+    said.iter()
+        .flatten()
+        .filter(|verdict| verdict.segments.len() == 1)
+        .collect()
+}
+
+fn calm(fault: Fault, seed: u64) -> Course {
+    Course {
+        fault,
+        life: Life::congested(40_000),
+        stagger: 0.3,
+        silent: 0.0,
+        counters: true,
+        seed,
+    }
+}
+
+#[test]
+fn each_fault_is_named_while_it_lasts_and_nobody_else_is() {
+    for fault in [
+        Fault::Interconnect("ic-a"),
+        Fault::Interconnect("ic-b"),
+        Fault::Isp("isp-x"),
+        Fault::Isp("isp-y"),
+        Fault::Host,
+        Fault::Home(5),
+        Fault::Home(30),
+    ] {
+        for seed in 0..6 {
+            let said = play(&calm(fault, seed));
+            let names = names(&said);
+            assert!(
+                names.iter().all(|verdict| fault.is_named_by(verdict)),
+                "{fault:?} {seed}: {names:#?}"
+            );
+            assert!(
+                names.len() >= 10,
+                "{fault:?} {seed}: named in {} of 14 windows",
+                names.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_node_that_prefixes_share_is_in_the_set_and_nobody_is_named() {
+    for seed in 0..6 {
+        let said = play(&calm(Fault::Node, seed));
+        assert!(names(&said).is_empty(), "{:#?}", names(&said));
+        let sets: Vec<_> = said
+            .iter()
+            .flatten()
+            .filter(|verdict| verdict.segments.len() > 1)
+            .collect();
+        assert!(sets.len() >= 10);
+        assert!(
+            sets.iter()
+                .all(|verdict| verdict.segments.contains(&Segment::AccessShared))
+        );
+    }
+}
+
+#[test]
+fn without_counters_of_our_own_the_host_is_one_of_a_set() {
+    let said = play(&Course {
+        counters: false,
+        ..calm(Fault::Host, 1)
+    });
+    assert!(names(&said).is_empty(), "{:#?}", names(&said));
+    let sets: Vec<_> = said
+        .iter()
+        .flatten()
+        .filter(|verdict| verdict.degraded == Some(true))
+        .collect();
+    assert!(sets.len() >= 10);
+    assert!(
+        sets.iter()
+            .all(|verdict| verdict.segments.contains(&Segment::Host))
+    );
+}
+
+#[test]
+fn a_delay_alone_may_be_on_the_way_back() {
+    for fault in [Fault::Interconnect("ic-a"), Fault::Isp("isp-x")] {
+        let said = play(&Course {
+            life: Life::queued(40_000),
+            ..calm(fault, 2)
+        });
+        assert!(names(&said).is_empty(), "{:#?}", names(&said));
+        let sets: Vec<_> = said
+            .iter()
+            .flatten()
+            .filter(|verdict| verdict.segments.len() > 1)
+            .collect();
+        assert!(sets.len() >= 10);
+        for verdict in sets {
+            assert!(
+                verdict.segments.contains(&Segment::ReversePath),
+                "{verdict:#?}"
+            );
+            assert!(
+                verdict
+                    .segments
+                    .contains(&fault.segment().expect("a fault")),
+                "{verdict:#?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn losses_without_delay_are_enough() {
+    let shallow = Life {
+        loss: 0.03,
+        rate: 0.5,
+        ..Life::default()
+    };
+    for fault in [Fault::Interconnect("ic-b"), Fault::Isp("isp-y")] {
+        let said = play(&Course {
+            life: shallow,
+            ..calm(fault, 3)
+        });
+        let names = names(&said);
+        assert!(names.len() >= 8, "named in {} windows", names.len());
+        assert!(
+            names.iter().all(|verdict| fault.is_named_by(verdict)),
+            "{names:#?}"
+        );
+    }
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        Just(Fault::Nothing),
+        prop_oneof![Just("ic-a"), Just("ic-b")].prop_map(Fault::Interconnect),
+        prop_oneof![Just("isp-x"), Just("isp-y")].prop_map(Fault::Isp),
+        Just(Fault::Host),
+        (0usize..32).prop_map(Fault::Home),
+        Just(Fault::Node),
+    ]
+}
+
+fn any_life() -> impl Strategy<Value = Life> {
+    (0u32..80_000, 0.0f64..0.05, 0.1f64..1.0).prop_map(|(queue_us, loss, rate)| Life {
+        queue_us,
+        loss,
+        rate,
+        ..Life::default()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// The rule above all: whatever happens, however it begins and ends and whoever is silent, a
+    /// name is the culprit's.
+    #[test]
+    fn a_name_is_never_wrong(
+        fault in any_fault(),
+        life in any_life(),
+        stagger in 0.0f64..3.0,
+        silent in 0.0f64..0.6,
+        counters in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let course = Course { fault, life, stagger, silent, counters, seed };
+        for verdict in names(&play(&course)) {
+            prop_assert!(fault.is_named_by(verdict), "{course:?} named {verdict:#?}");
+        }
+    }
+}
