@@ -69,6 +69,15 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// All zero.
+    pub const EMPTY: Self = Self {
+        low_address: Address([0; 2]),
+        high_address: Address([0; 2]),
+        low_port: 0,
+        high_port: 0,
+        reserved: 0,
+    };
+
     /// The key of a packet from `source` to `destination`, and the direction
     /// ([`LOW_TO_HIGH`] or [`HIGH_TO_LOW`]) it travels in.
     #[inline(always)]
@@ -308,13 +317,7 @@ pub struct FlowState {
 impl FlowState {
     /// A state in which nothing has been seen.
     pub const EMPTY: Self = Self {
-        key: FlowKey {
-            low_address: Address([0; 2]),
-            high_address: Address([0; 2]),
-            low_port: 0,
-            high_port: 0,
-            reserved: 0,
-        },
+        key: FlowKey::EMPTY,
         generation: 0,
         last_report_ns: 0,
         start_ns: 0,

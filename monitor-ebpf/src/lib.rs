@@ -10,6 +10,7 @@
 //! The BPF programs in `main.rs` give these functions a `__sk_buff` and maps; `lastmile replay`
 //! gives them a slice and hash maps. They do not know which.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod counters;
 pub mod flow;
@@ -21,3 +22,4 @@ mod rtt;
 pub mod select;
 mod sequence;
 pub mod tracker;
+mod verifier;

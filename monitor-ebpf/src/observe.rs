@@ -4,10 +4,11 @@ use crate::{
     counters::{Counter, Reason},
     flow::{FlowKey, FlowState, Half, SocketFigures, half_flags as is},
     options,
-    packet::{self, Frame, Link, Segment, tcp_flags},
-    select::{self, Watch},
+    packet::{self, Frame, Link, Parsed, Segment, tcp_flags},
+    select::{self, Settings, Watch},
     sequence::{micros, pack},
     tracker::{self, Clock, Sighting},
+    verifier::forget,
 };
 
 /// A flow of which only one direction was seen waits for the other, so that a SYN flood or
@@ -44,6 +45,8 @@ pub trait Tables: Watch {
     fn pending(&self, key: &FlowKey) -> Option<*mut Pending>;
     fn put_pending(&self, key: &FlowKey, pending: &Pending);
     fn remove_pending(&self, key: &FlowKey);
+    /// Room for one parsed packet, this CPU's own.
+    fn parsed(&self) -> Option<*mut Parsed>;
     /// Hands a copy to the daemon. `false`: no room.
     fn report(&self, state: &FlowState) -> bool;
     fn count(&self, counter: Counter);
@@ -75,50 +78,76 @@ const _: () = assert!(size_of::<Pending>() == 96);
 /// Takes one packet into account, or says why it is not tracked.
 #[inline(always)]
 pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Result<(), Reason> {
-    let network = packet::network(packet, link, packet.frame_len())?;
-    let header = packet::tcp_header(packet, &network)?;
-    let settings = tables.settings();
-    let (source_port, destination_port) = (header.source_port(), header.destination_port());
-    select::ports(tables, &settings, source_port, destination_port)?;
-    let (key, direction) = FlowKey::new(
-        network.source,
-        source_port,
-        network.destination,
-        destination_port,
-    );
-    select::flow(tables, &settings, &key)?;
-    let segment = packet::segment(
-        packet,
-        &network,
-        header,
-        packet.gso_size(),
-        packet.gso_segs(),
-    )?;
+    // `None` cannot happen: an array has its one entry. The verifier wants the path.
+    let parsed = tables.parsed().ok_or(Reason::Truncated)?;
+    let settings = tables.settings().ok_or(Reason::Sample)?;
+    // SAFETY: this CPU's own, and no other reference to it lives.
+    parse(packet, link, tables, settings, unsafe { &mut *parsed })?;
+    // SAFETY: as above.
+    let Parsed {
+        key,
+        segment,
+        direction,
+        ..
+    } = unsafe { &*forget(parsed) };
+    let direction = *direction as usize;
     tables.count(Counter::Watched);
 
-    let mut found = tables.flow(&key);
+    let mut found = tables.flow(key);
     if let Some(state) = found {
         // SAFETY: valid until the next call that adds or removes a flow (see `Tables::flow`).
         let state = unsafe { &*state };
-        if tracker::begins_anew(state, direction, &segment) {
+        if tracker::begins_anew(state, direction, segment) {
             report(tables, state);
-            tables.remove(&key);
+            tables.remove(key);
             tables.count(Counter::FlowsReused);
             found = None;
         }
     }
     let state = match found {
         Some(state) => state,
-        None => match admit(packet, tables, &key, direction, &segment) {
+        None => match admit(packet, tables, key, direction, segment) {
             Some(state) => state,
             None => return Ok(()),
         },
     };
     // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
     // same state: the halves' ownership keeps that to counts that may be lost.
-    let state = unsafe { &mut *state };
-    update(packet, tables, state, direction, &segment, &settings);
+    let state = unsafe { &mut *forget(state) };
+    update(packet, tables, state, direction, segment, settings);
     Ok(())
+}
+
+/// Headers to `parsed`, if the packet is watched.
+#[inline(always)]
+fn parse<P: Packet, T: Tables>(
+    packet: &P,
+    link: Link,
+    tables: &T,
+    settings: &Settings,
+    parsed: &mut Parsed,
+) -> Result<(), Reason> {
+    let network = packet::network(packet, link, packet.frame_len())?;
+    let header = packet::tcp_header(packet, &network)?;
+    let (source_port, destination_port) = (header.source_port(), header.destination_port());
+    select::ports(tables, settings, source_port, destination_port)?;
+    let (key, direction) = FlowKey::new(
+        network.source,
+        source_port,
+        network.destination,
+        destination_port,
+    );
+    parsed.key = key;
+    parsed.direction = direction as u32;
+    select::flow(tables, settings, &parsed.key)?;
+    packet::segment(
+        packet,
+        &network,
+        header,
+        packet.gso_size(),
+        packet.gso_segs(),
+        parsed,
+    )
 }
 
 #[inline(always)]
@@ -128,7 +157,7 @@ fn update<P: Packet, T: Tables>(
     state: &mut FlowState,
     direction: usize,
     segment: &Segment,
-    settings: &select::Settings,
+    settings: &Settings,
 ) {
     let coarse_ns = packet.coarse_ns();
     let (own, _) = state.halves_mut(direction);

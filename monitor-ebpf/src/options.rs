@@ -1,6 +1,9 @@
 //! TCP options: timestamps and window scale (RFC 7323), SACK (RFC 2018) with DSACK (RFC 2883).
 
-use crate::packet::{SackBlock, Scan, Segment};
+use crate::{
+    packet::{SackBlock, Segment},
+    verifier::below_64,
+};
 
 /// [`Segment::options`]: `tsval` and `tsecr` are set.
 pub const TIMESTAMPS: u8 = 1 << 0;
@@ -10,8 +13,8 @@ pub const WINDOW_SCALE: u8 = 1 << 1;
 pub const SACK_FIRST: u8 = 1 << 2;
 pub const SACK_SECOND: u8 = 1 << 3;
 
-/// Every option is at least one byte, and there are at most 40 bytes of them.
-pub const STEPS_MAX: u32 = 40;
+/// Options looked at on one segment, NOPs included. A SYN of today has 6, an ACK with SACK 7.
+const STEPS_MAX: u32 = 16;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
@@ -19,115 +22,75 @@ const KIND_WINDOW_SCALE: u8 = 3;
 const KIND_SACK: u8 = 5;
 const KIND_TIMESTAMPS: u8 = 8;
 
-/// A walk over the options of one segment.
-pub struct Options {
-    pub bytes: [u8; 40],
-    at: u32,
-    len: u32,
-    tsval: u32,
-    tsecr: u32,
-    sack: [SackBlock; 2],
-    window_scale: u8,
-    found: u8,
-}
-
-impl Options {
-    /// For `len` bytes of options (at most 40), which the caller puts into `bytes`.
-    #[inline(always)]
-    pub fn new(len: usize) -> Self {
-        Self {
-            bytes: [0; 40],
-            at: 0,
-            len: len as u32,
-            tsval: 0,
-            tsecr: 0,
-            sack: [SackBlock { start: 0, end: 0 }; 2],
-            window_scale: 0,
-            found: 0,
+/// Puts what the first `len` bytes of `bytes` (at most 40) say into `segment`. An option that
+/// claims less than its own header, or more than there is, ends the walk: nothing after it can
+/// be believed.
+#[inline(always)]
+pub fn scan(bytes: &[u8; 64], len: u32, segment: &mut Segment) {
+    let mut at = 0;
+    for _ in 0..STEPS_MAX {
+        if at >= len {
+            return;
         }
-    }
-
-    /// Puts what was found into `segment`.
-    #[inline(always)]
-    pub fn found(&self, segment: &mut Segment) {
-        segment.options = self.found;
-        segment.tsval = self.tsval;
-        segment.tsecr = self.tsecr;
-        segment.sack = self.sack;
-        segment.window_scale = self.window_scale;
-    }
-
-    #[inline(always)]
-    fn byte(&self, at: u32) -> Option<u8> {
-        self.bytes.get(at as usize).copied()
-    }
-
-    #[inline(always)]
-    fn word(&self, at: u32) -> Option<u32> {
-        let a = self.byte(at)?;
-        let b = self.byte(at + 1)?;
-        let c = self.byte(at + 2)?;
-        let d = self.byte(at + 3)?;
-        Some(u32::from_be_bytes([a, b, c, d]))
-    }
-
-    /// The option at `self.at`; `None` where the list ends or is broken.
-    #[inline(always)]
-    fn next(&mut self) -> Option<()> {
-        let at = self.at;
-        if at >= self.len {
-            return None;
-        }
-        match self.byte(at)? {
-            END => return None,
-            NOP => {
-                self.at = at + 1;
-                return Some(());
-            }
+        match byte(bytes, at) {
+            END => return,
+            NOP => at = within(at + 1),
             kind => {
-                let len = u32::from(self.byte(at + 1)?);
-                // An option that claims less than its own header, or more than there is, ends
-                // the walk: nothing after it can be believed.
-                if len < 2 || at + len > self.len {
-                    return None;
+                let option_len = u32::from(byte(bytes, at + 1));
+                if option_len < 2 || at + option_len > len {
+                    return;
                 }
-                self.at = at + len;
-                match (kind, len) {
-                    (KIND_TIMESTAMPS, 10) => {
-                        self.tsval = self.word(at + 2)?;
-                        self.tsecr = self.word(at + 6)?;
-                        self.found |= TIMESTAMPS;
-                    }
-                    (KIND_WINDOW_SCALE, 3) => {
-                        // RFC 7323, 2.3: more than 14 is to be taken as 14.
-                        self.window_scale = self.byte(at + 2)?.min(14);
-                        self.found |= WINDOW_SCALE;
-                    }
-                    (KIND_SACK, 10..) => {
-                        self.sack[0] = SackBlock {
-                            start: self.word(at + 2)?,
-                            end: self.word(at + 6)?,
-                        };
-                        self.found |= SACK_FIRST;
-                        if len >= 18 {
-                            self.sack[1] = SackBlock {
-                                start: self.word(at + 10)?,
-                                end: self.word(at + 14)?,
-                            };
-                            self.found |= SACK_SECOND;
-                        }
-                    }
-                    _ => {}
-                }
+                option(bytes, at, kind, option_len, segment);
+                at = within(at + option_len);
             }
         }
-        Some(())
     }
 }
 
-impl Scan for Options {
-    #[inline(always)]
-    fn step(&mut self) -> bool {
-        self.next().is_some()
+#[inline(always)]
+fn option(bytes: &[u8; 64], at: u32, kind: u8, len: u32, segment: &mut Segment) {
+    if kind == KIND_TIMESTAMPS && len == 10 {
+        segment.tsval = word(bytes, at + 2);
+        segment.tsecr = word(bytes, at + 6);
+        segment.options |= TIMESTAMPS;
+    } else if kind == KIND_WINDOW_SCALE && len == 3 {
+        // RFC 7323, 2.3: more than 14 is to be taken as 14.
+        segment.window_scale = byte(bytes, at + 2).min(14);
+        segment.options |= WINDOW_SCALE;
+    } else if kind == KIND_SACK && len >= 10 {
+        segment.sack[0] = SackBlock {
+            start: word(bytes, at + 2),
+            end: word(bytes, at + 6),
+        };
+        segment.options |= SACK_FIRST;
+        if len >= 18 {
+            segment.sack[1] = SackBlock {
+                start: word(bytes, at + 10),
+                end: word(bytes, at + 14),
+            };
+            segment.options |= SACK_SECOND;
+        }
     }
+}
+
+/// A position is at most 40; the verifier has to see some bound, or it walks every sum of lengths.
+#[inline(always)]
+fn within(at: u32) -> u32 {
+    below_64(at as usize) as u32
+}
+
+#[inline(always)]
+fn byte(bytes: &[u8; 64], at: u32) -> u8 {
+    // SAFETY: below 64. An index that is checked instead leaves a panic in the kernel's program.
+    unsafe { *bytes.get_unchecked(below_64(at as usize)) }
+}
+
+#[inline(always)]
+fn word(bytes: &[u8; 64], at: u32) -> u32 {
+    u32::from_be_bytes([
+        byte(bytes, at),
+        byte(bytes, at + 1),
+        byte(bytes, at + 2),
+        byte(bytes, at + 3),
+    ])
 }

@@ -6,8 +6,8 @@
 
 use crate::{
     counters::Reason,
-    flow::Address,
-    options::{self, Options},
+    flow::{Address, FlowKey},
+    options,
 };
 
 /// The bytes of one frame: a `__sk_buff` in the kernel, a slice in `replay`.
@@ -17,17 +17,7 @@ pub trait Frame {
 
     /// Copies `len` bytes (1 to 40) at `offset` to the start of `options`; `false` where the
     /// frame ends before.
-    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool;
-
-    /// Takes steps of `scan` until it is done, at most `limit`. A plain loop on the host,
-    /// `bpf_loop` in the kernel, where an unrolled loop costs 45,507 verified instructions.
-    fn walk<S: Scan>(&self, limit: u32, scan: &mut S);
-}
-
-/// Work that is done in bounded steps.
-pub trait Scan {
-    /// Whether another step is wanted.
-    fn step(&mut self) -> bool;
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool;
 }
 
 /// A header that may be read from any bytes.
@@ -200,6 +190,24 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// All zero.
+    pub const EMPTY: Self = Self {
+        sequence: 0,
+        acknowledgment: 0,
+        payload_len: 0,
+        segments: 0,
+        segment_len: 0,
+        tsval: 0,
+        tsecr: 0,
+        sack: [SackBlock { start: 0, end: 0 }; 2],
+        window: 0,
+        flags: 0,
+        options: 0,
+        window_scale: 0,
+        ecn: 0,
+        reserved: 0,
+    };
+
     #[inline(always)]
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
@@ -386,7 +394,29 @@ pub fn tcp_header<F: Frame>(frame: &F, network: &Network) -> Result<TcpHeader, R
         .ok_or(Reason::Truncated)
 }
 
-/// The whole segment. `gso_size` and `gso_segs` are the packet's own (0 where it stands for one
+/// What was read of one packet. In the kernel it lies in a per-CPU map: the verifier forgets what
+/// it knew about each value, so that the tracker is walked once and not once per kind of header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Parsed {
+    pub key: FlowKey,
+    pub segment: Segment,
+    /// [`crate::flow::LOW_TO_HIGH`] or [`crate::flow::HIGH_TO_LOW`].
+    pub direction: u32,
+    /// Raw options; a power of two, so that a masked index is always inside.
+    pub options: [u8; 64],
+}
+
+impl Parsed {
+    pub const EMPTY: Self = Self {
+        key: FlowKey::EMPTY,
+        segment: Segment::EMPTY,
+        direction: 0,
+        options: [0; 64],
+    };
+}
+
+/// The whole segment, into `parsed`. `gso_size` and `gso_segs` are the packet's own (0 where it stands for one
 /// wire segment); `gso_segs` may be 0 where `gso_size` is not, as after GRO on some paths.
 #[inline(always)]
 pub fn segment<F: Frame>(
@@ -395,14 +425,15 @@ pub fn segment<F: Frame>(
     TcpHeader(header): TcpHeader,
     gso_size: u32,
     gso_segs: u32,
-) -> Result<Segment, Reason> {
+    parsed: &mut Parsed,
+) -> Result<(), Reason> {
     let header_len = usize::from(header.data_offset >> 4) * 4;
     if header_len < size_of::<Tcp>() || header_len as u32 > network.tcp_len {
         return Err(Reason::Malformed);
     }
     let payload_len = network.tcp_len - header_len as u32;
     let (segments, segment_len) = wire_segments(payload_len, gso_size, gso_segs);
-    let mut segment = Segment {
+    parsed.segment = Segment {
         sequence: u32::from_be(header.sequence),
         acknowledgment: u32::from_be(header.acknowledgment),
         payload_len,
@@ -411,28 +442,26 @@ pub fn segment<F: Frame>(
         window: u16::from_be(header.window),
         flags: header.flags,
         ecn: network.ecn,
-        ..Segment::default()
+        ..Segment::EMPTY
     };
     let options_len = header_len - size_of::<Tcp>();
     let options_offset = network.tcp_offset + size_of::<Tcp>();
     if options_len == TIMESTAMPS_ONLY_LEN {
         let only: TimestampsOnly = frame.load(options_offset).ok_or(Reason::Truncated)?;
         if u32::from_be(only.kinds) == TIMESTAMPS_ONLY_KINDS {
-            segment.options = options::TIMESTAMPS;
-            segment.tsval = u32::from_be(only.tsval);
-            segment.tsecr = u32::from_be(only.tsecr);
-            return Ok(segment);
+            parsed.segment.options = options::TIMESTAMPS;
+            parsed.segment.tsval = u32::from_be(only.tsval);
+            parsed.segment.tsecr = u32::from_be(only.tsecr);
+            return Ok(());
         }
     }
     if options_len > 0 {
-        let mut scan = Options::new(options_len);
-        if !frame.load_options(options_offset, options_len, &mut scan.bytes) {
+        if !frame.load_options(options_offset, options_len, &mut parsed.options) {
             return Err(Reason::Truncated);
         }
-        frame.walk(options::STEPS_MAX, &mut scan);
-        scan.found(&mut segment);
+        options::scan(&parsed.options, options_len as u32, &mut parsed.segment);
     }
-    Ok(segment)
+    Ok(())
 }
 
 /// How many wire segments carry `payload_len` bytes, and the first one's length.
@@ -459,7 +488,7 @@ impl Frame for [u8] {
         Some(unsafe { bytes.as_ptr().cast::<H>().read_unaligned() })
     }
 
-    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool {
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         let Some(bytes) = offset
             .checked_add(len)
             .and_then(|end| self.get(offset..end))
@@ -471,13 +500,5 @@ impl Frame for [u8] {
         };
         target.copy_from_slice(bytes);
         true
-    }
-
-    fn walk<S: Scan>(&self, limit: u32, scan: &mut S) {
-        for _ in 0..limit {
-            if !scan.step() {
-                break;
-            }
-        }
     }
 }

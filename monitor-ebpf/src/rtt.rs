@@ -3,6 +3,7 @@
 use crate::{
     flow::{EpochRtt, Half, RTT_BINS, rtt_bin},
     sequence::distance,
+    verifier::below_64,
 };
 
 /// A sample above this is not an RTT but an idle connection or a clock that jumped: Linux gives
@@ -27,7 +28,8 @@ pub fn elapsed(sent_us: u32, now_us: u32) -> Option<u32> {
 pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
     half.rtt_samples = half.rtt_samples.wrapping_add(1);
     half.rtt_sum_us = half.rtt_sum_us.wrapping_add(u64::from(rtt_us));
-    let bin = rtt_bin(rtt_us) & (RTT_BINS - 1);
+    const { assert!(RTT_BINS == 64) };
+    let bin = below_64(rtt_bin(rtt_us));
     if let Some(count) = half.rtt_bins.get_mut(bin) {
         *count = count.wrapping_add(1);
     }

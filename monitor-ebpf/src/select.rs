@@ -44,7 +44,7 @@ pub const PORT_WORDS: usize = 65_536 / 64;
 
 /// Where the watched ports and prefixes are looked up.
 pub trait Watch {
-    fn settings(&self) -> Settings;
+    fn settings(&self) -> Option<&Settings>;
     /// Word `port / 64` of the bitmap of watched ports.
     fn port_word(&self, index: u32) -> u64;
     fn prefix_watched(&self, address: &Address) -> bool;

@@ -12,6 +12,7 @@ use monitor_ebpf::{
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState},
     observe::{Pending, Tables},
+    packet::Parsed,
     select::{PORT_WORDS, Settings, Watch},
 };
 
@@ -41,6 +42,10 @@ static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS as u32, 0);
 #[map]
 static PREFIXES: LpmTrie<[u8; 16], u8> = LpmTrie::with_max_entries(65_536, 1);
 
+/// Where a packet is parsed to.
+#[map]
+static PARSED: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
+
 /// What a new flow starts from: never written, because a state is too large for the stack.
 #[map]
 static EMPTY: Array<FlowState> = Array::with_max_entries(1, 0);
@@ -50,18 +55,8 @@ pub struct Maps;
 
 impl Watch for Maps {
     #[inline(always)]
-    fn settings(&self) -> Settings {
-        match SETTINGS.get(0) {
-            Some(settings) => *settings,
-            // Cannot happen: an array has its one entry. The verifier wants the path.
-            None => Settings {
-                report_interval_ns: u64::MAX,
-                epoch_ns: u64::MAX,
-                epoch_offset_ns: 0,
-                sample_threshold: 0,
-                flags: 0,
-            },
-        }
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
     }
 
     #[inline(always)]
@@ -113,6 +108,11 @@ impl Tables for Maps {
     fn remove_pending(&self, key: &FlowKey) {
         // ENOENT: another CPU was first.
         let _ = PENDING.remove(key);
+    }
+
+    #[inline(always)]
+    fn parsed(&self) -> Option<*mut Parsed> {
+        PARSED.get_ptr_mut(0)
     }
 
     #[inline(always)]

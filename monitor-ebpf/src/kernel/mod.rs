@@ -4,7 +4,6 @@ mod maps;
 mod skb;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
-use aya_log_ebpf::debug;
 use monitor_ebpf::{
     observe::{Tables as _, observe},
     packet::Link,
@@ -42,8 +41,6 @@ fn classify(ctx: &TcContext, link: Link, egress: bool) -> i32 {
     let packet = Skb::new(ctx.skb.skb, egress);
     if let Err(reason) = observe(&packet, link, &Maps) {
         Maps.count(reason.into());
-        // Compiled in, pruned by the verifier while the level is off.
-        debug!(ctx, "packet not tracked: reason {}", reason as u32);
     }
     TC_ACT_UNSPEC
 }

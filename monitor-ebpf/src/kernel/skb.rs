@@ -1,19 +1,19 @@
 //! A `__sk_buff` as a [`Packet`].
 
-use core::{arch::asm, ffi::c_void, mem::MaybeUninit, ptr};
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     Global,
     bindings::{__sk_buff, bpf_sock},
     helpers::{
-        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_loop, bpf_sk_fullsock, bpf_skb_load_bytes,
+        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_load_bytes,
         bpf_tcp_sock,
     },
 };
 use monitor_ebpf::{
     flow::SocketFigures,
     observe::Packet,
-    packet::{Frame, Header, Scan},
+    packet::{Frame, Header},
     tracker::Clock,
 };
 
@@ -88,15 +88,13 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
-    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool {
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         let mut len = len as u64;
         // SAFETY: only narrows a register. LLVM knows the range of `len` and would drop a mask
-        // written in Rust; the verifier does not, and needs to see it.
-        unsafe { asm!("{len} &= 63", len = inout(reg) len) };
-        if len == 0 || len > options.len() as u64 {
-            return false;
-        }
-        // SAFETY: at most 40 bytes are written to a buffer of 40.
+        // written in Rust; the verifier does not know it, and 6.1 takes a lower bound only from
+        // an addition.
+        unsafe { asm!("{len} -= 1", "{len} &= 63", "{len} += 1", len = inout(reg) len) };
+        // SAFETY: at most 64 bytes are written to a buffer of 64.
         let result = unsafe {
             bpf_skb_load_bytes(
                 self.skb.cast(),
@@ -107,26 +105,6 @@ impl Frame for Skb {
         };
         result == 0
     }
-
-    #[inline(always)]
-    fn walk<S: Scan>(&self, limit: u32, scan: &mut S) {
-        // SAFETY: `step` gets back the pointer given here, within this call.
-        unsafe {
-            bpf_loop(
-                limit,
-                step::<S> as *mut c_void,
-                ptr::from_mut(scan).cast(),
-                0,
-            );
-        }
-    }
-}
-
-/// `bpf_loop`'s callback: 0 goes on, 1 stops.
-extern "C" fn step<S: Scan>(_index: u64, scan: *mut c_void) -> i64 {
-    // SAFETY: `walk` passed a valid, exclusive reference.
-    let scan = unsafe { &mut *scan.cast::<S>() };
-    i64::from(!scan.step())
 }
 
 impl Clock for Skb {

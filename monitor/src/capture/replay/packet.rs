@@ -3,7 +3,7 @@
 use monitor_ebpf::{
     flow::SocketFigures,
     observe::Packet,
-    packet::{Frame, Header, Scan},
+    packet::{Frame, Header},
     tracker::Clock,
 };
 
@@ -25,12 +25,8 @@ impl Frame for Captured<'_> {
         self.bytes.load(offset)
     }
 
-    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 40]) -> bool {
+    fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         self.bytes.load_options(offset, len, options)
-    }
-
-    fn walk<S: Scan>(&self, limit: u32, scan: &mut S) {
-        self.bytes.walk(limit, scan);
     }
 }
 

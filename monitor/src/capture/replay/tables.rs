@@ -1,7 +1,7 @@
 //! The packet path's tables as hash maps, in place of the kernel's maps.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, UnsafeCell},
     collections::{HashMap, HashSet},
 };
 
@@ -10,18 +10,20 @@ use monitor_ebpf::{
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState},
     observe::{Pending, Tables, from_pending},
+    packet::Parsed,
     select::{PORT_WORDS, Settings, Watch},
 };
 
 /// Flows without a limit: a capture file ends.
 pub struct HostTables {
-    settings: Cell<Settings>,
+    settings: Settings,
     ports: Box<[u64; PORT_WORDS]>,
     prefixes: Vec<IpNet>,
     flows: RefCell<HashMap<FlowKey, Box<FlowState>>>,
     pending: RefCell<HashMap<FlowKey, Box<Pending>>>,
     reports: RefCell<Vec<FlowState>>,
     counters: Cell<Counters>,
+    parsed: UnsafeCell<Parsed>,
 }
 
 impl HostTables {
@@ -32,13 +34,14 @@ impl HostTables {
             bitmap[usize::from(port) / 64] |= 1 << (port % 64);
         }
         Self {
-            settings: Cell::new(settings),
+            settings,
             ports: bitmap,
             prefixes: prefixes.to_vec(),
             flows: RefCell::default(),
             pending: RefCell::default(),
             reports: RefCell::default(),
             counters: Cell::new([0; COUNTERS]),
+            parsed: UnsafeCell::new(Parsed::EMPTY),
         }
     }
 
@@ -91,8 +94,8 @@ impl HostTables {
 }
 
 impl Watch for HostTables {
-    fn settings(&self) -> Settings {
-        self.settings.get()
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
     }
 
     fn port_word(&self, index: u32) -> u64 {
@@ -134,6 +137,10 @@ impl Tables for HostTables {
 
     fn remove_pending(&self, key: &FlowKey) {
         self.pending.borrow_mut().remove(key);
+    }
+
+    fn parsed(&self) -> Option<*mut Parsed> {
+        Some(self.parsed.get())
     }
 
     fn report(&self, state: &FlowState) -> bool {

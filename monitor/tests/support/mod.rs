@@ -1,0 +1,22 @@
+//! What several tests need.
+
+use lastmile::{capture::live::Options, config::KernelLog};
+
+/// Whether this test runs as root; says visibly when it does not.
+pub fn root_or_skip(what: &str) -> bool {
+    // SAFETY: no arguments, no failure.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        println!("SKIPPED: {what} needs root; `cargo xtask test` runs it as root");
+    }
+    root
+}
+
+/// A small table, no messages.
+pub fn small() -> Options {
+    Options {
+        max_flows: 4_096,
+        kernel_log: KernelLog::Off,
+        test_clock: false,
+    }
+}
