@@ -4,13 +4,15 @@ use std::{
     env, fs,
     io::IsTerminal,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{
+    apt::output_of,
     cache::Cache,
     cargo,
     kernel::Kernel,
@@ -18,9 +20,9 @@ use crate::{
     vm::{self, VmSpec},
 };
 
-/// A scenario ends by itself; this is for a machine that hangs. The longest takes two minutes, and
-/// on a busy host twice that.
-const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// A scenario ends by itself; this ends a machine that hangs. On top of the scenario's own time it
+/// allows for starting, building the network and judging, all emulated on a slow host.
+const TIME_BESIDES: Duration = Duration::from_secs(240);
 
 /// Where the guest finds the scenario.
 const SCENARIO: &str = "/scenario.toml";
@@ -109,6 +111,20 @@ impl Programs {
     }
 }
 
+/// How long a scenario takes by its own account, in real time; the lab on this side reads it.
+///
+/// # Errors
+/// When the lab refuses the scenario, with its reasons.
+fn duration(programs: &Programs, scenario: &Scenario) -> Result<Duration> {
+    let mut command = Command::new(&programs.lab);
+    let output = output_of(command.arg("describe").arg(&scenario.file))?;
+    serde_json::from_str::<Value>(&output)
+        .ok()
+        .and_then(|description| description.get("duration_s")?.as_f64())
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .with_context(|| format!("`lab describe` says no duration_s: {output}"))
+}
+
 /// Sets up, builds and plays.
 ///
 /// # Errors
@@ -155,7 +171,7 @@ pub fn play(
         binaries: vec![programs.lastmile.clone(), programs.lab.clone()],
         files: vec![(scenario.file.clone(), SCENARIO.into())],
         streams: Vec::new(),
-        time_limit: TIME_LIMIT,
+        time_limit: duration(programs, scenario)? + TIME_BESIDES,
         out_dir,
     };
     vm::run(cache, &spec, &mut |line| println!("{line}"))

@@ -269,7 +269,7 @@ fn wrappers(staged: &Path, root: &Path) -> Result<()> {
             let script = format!(
                 "#!/bin/sh\nLD_LIBRARY_PATH='{}' TC_LIB_DIR='{}' exec '{}' \"$@\"\n",
                 libraries.display(),
-                root.join("usr/lib/tc").display(),
+                root.join("usr/lib/x86_64-linux-gnu/tc").display(),
                 below(path).display()
             );
             let wrapper = folder.join(program.name);

@@ -21,7 +21,7 @@ use crate::{
 const INIT: &str = include_str!("init");
 
 /// Folders that exist before anything is put into them.
-const FOLDERS: [&str; 18] = [
+const FOLDERS: [&str; 17] = [
     "/bin",
     "/dev",
     "/etc",
@@ -37,7 +37,6 @@ const FOLDERS: [&str; 18] = [
     "/tmp",
     "/usr",
     "/usr/lib",
-    "/usr/lib/tc",
     "/var",
     "/var/log",
 ];
@@ -82,8 +81,8 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
     }
     contents.delay_distributions(&find_program(cache, "tc")?);
     for module in modules::load(&kernel.modules, &busybox)? {
-        contents.order.push_str(&module.name);
-        contents.order.push('\n');
+        let line = format!("{} {}\n", module.name, module.parameters);
+        contents.order.push_str(&line);
         contents
             .bytes
             .insert(format!("/modules/{}.ko", module.name), module.contents);
@@ -110,7 +109,7 @@ struct Contents {
     files: BTreeMap<String, PathBuf>,
     bytes: BTreeMap<String, Vec<u8>>,
     links: BTreeMap<String, String>,
-    /// The names of the modules, in the order in which they load.
+    /// The names of the modules and their parameters, in the order in which they load.
     order: String,
 }
 
@@ -145,25 +144,18 @@ impl Contents {
         Ok(())
     }
 
-    /// The tables behind `netem delay ... distribution normal`.
+    /// The tables behind `netem delay ... distribution normal`, where tc looks for them.
     fn delay_distributions(&mut self, tc: &FoundProgram) {
+        const FOLDER: &str = "usr/lib/x86_64-linux-gnu/tc";
         let root = tc.root.as_deref().unwrap_or(Path::new("/"));
-        for below in ["usr/lib/tc", "lib/tc"] {
-            for entry in fs::read_dir(root.join(below))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                if entry
-                    .path()
-                    .extension()
-                    .is_some_and(|extension| extension == "dist")
-                {
-                    let name = entry.file_name();
-                    self.files
-                        .insert(format!("/usr/lib/tc/{}", name.display()), entry.path());
-                }
-            }
+        for entry in fs::read_dir(root.join(FOLDER))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let name = entry.file_name();
+            self.files
+                .insert(format!("/{FOLDER}/{}", name.display()), entry.path());
         }
     }
 

@@ -13,7 +13,8 @@ use anyhow::{Context, Result};
 
 use crate::{apt::output_of, requirements::FoundProgram};
 
-/// What the lab and the tests use, where it is not built into the kernel.
+/// What the lab and the tests use, where it is not built into the kernel, with parameters: some
+/// would make devices that nobody asked for.
 const WANTED: [&str; 27] = [
     // The ways out of the machine, needed first.
     "virtio_pci",
@@ -21,11 +22,11 @@ const WANTED: [&str; 27] = [
     // Links.
     "veth",
     "macvlan",
-    "dummy",
-    "ifb",
+    "dummy numdummies=0",
+    "ifb numifbs=0",
     "8021q",
     "bridge",
-    "bonding",
+    "bonding max_bonds=0",
     "tun",
     "ppp_generic",
     "pppoe",
@@ -51,6 +52,7 @@ const WANTED: [&str; 27] = [
 /// A module, ready to be loaded.
 pub struct Module {
     pub name: String,
+    pub parameters: &'static str,
     pub contents: Vec<u8>,
 }
 
@@ -63,8 +65,9 @@ pub fn load(folder: &Path, busybox: &FoundProgram) -> Result<Vec<Module>> {
     index(&folder.join("kernel"), &mut files)?;
     let mut modules = Vec::new();
     let mut seen = BTreeSet::new();
-    for name in WANTED {
-        add(name, &files, busybox, &mut seen, &mut modules)?;
+    for wanted in WANTED {
+        let (name, parameters) = wanted.split_once(' ').unwrap_or((wanted, ""));
+        add(name, parameters, &files, busybox, &mut seen, &mut modules)?;
     }
     Ok(modules)
 }
@@ -90,6 +93,7 @@ fn index(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 
 fn add(
     name: &str,
+    parameters: &'static str,
     files: &BTreeMap<String, PathBuf>,
     busybox: &FoundProgram,
     seen: &mut BTreeSet<String>,
@@ -104,10 +108,11 @@ fn add(
     }
     let contents = read(path, busybox)?;
     for dependency in dependencies(&contents) {
-        add(&dependency, files, busybox, seen, modules)?;
+        add(&dependency, "", files, busybox, seen, modules)?;
     }
     modules.push(Module {
         name: name.to_owned(),
+        parameters,
         contents,
     });
     Ok(())
