@@ -235,19 +235,33 @@ impl Apt {
 /// # Errors
 /// With what it printed, when it could not be run or failed.
 pub fn output_of(command: &mut Command) -> Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
+    let name = in_short(command);
     let output = command
         .output()
-        .with_context(|| format!("cannot run {program}"))?;
+        .with_context(|| format!("cannot run {name}"))?;
     if !output.status.success() {
         bail!(
-            "{command:?} failed ({}):\n{}{}",
+            "{name} failed ({}):\n{}{}",
             output.status,
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A command as a person would type it, without our options for apt.
+fn in_short(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy()];
+    let mut arguments = command.get_args();
+    while let Some(argument) = arguments.next() {
+        if argument == "-o" {
+            arguments.next();
+        } else {
+            words.push(argument.to_string_lossy());
+        }
+    }
+    words.join(" ")
 }
 
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
