@@ -86,6 +86,11 @@ impl Pipeline {
         self.flows.iter().count()
     }
 
+    /// The 5-tuples of the flows that are watched.
+    pub fn keys(&self) -> Vec<FlowKey> {
+        self.flows.iter().map(|flow| flow.state().key).collect()
+    }
+
     /// Takes one report. A flow's first one makes an `open` record; a report of a new flow with
     /// the ports of an older one closes that.
     pub fn snapshot(&mut self, snapshot: &Snapshot, out: &mut Vec<Record>) {
@@ -206,7 +211,7 @@ impl Pipeline {
                     continue;
                 };
                 let comparison = Comparison::new(&these, &client.to_client, usual, at);
-                if comparison.is_complete() {
+                if comparison.is_comparable() {
                     compared.push((key, *address, client, comparison));
                 } else {
                     judgement.window.thin += 1;

@@ -10,8 +10,9 @@
 //! - Harm: the thresholds of the configuration, in the manner of BlameIt's "badness" (Jin et
 //!   al., SIGCOMM 2019) and the level shifts of TSLP (Luckie et al., IMC 2014).
 //!
-//! A client is good only when its RTT and its losses were both measured and are clearly below
-//! half of these thresholds. Everything between is neither.
+//! A client is good only when its RTT and its losses were both measured, and each figure is below
+//! half of its threshold, or below the whole of it and within the baseline's own spread.
+//! Everything between is neither.
 
 use statrs::distribution::{ContinuousCDF, DiscreteCDF, Poisson, StudentsT};
 
@@ -37,6 +38,8 @@ const LOG_RATE_DEVIATION_FLOOR: f64 = 0.1;
 const LOG_CHUNK_SHORTER: f64 = std::f64::consts::LN_2;
 /// Part of a threshold below which a figure is clearly good.
 const CLEARLY_GOOD: f64 = 0.5;
+/// What happens by chance this often is as usual.
+const USUAL_CHANCE: f64 = 0.05;
 
 /// One figure against its usual value.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +59,7 @@ impl Sign {
 
     fn is_clearly_good(&self) -> bool {
         self.excess < self.threshold * CLEARLY_GOOD
+            || (self.excess < self.threshold && self.chance >= USUAL_CHANCE)
     }
 }
 
@@ -150,9 +154,11 @@ impl Comparison {
         }
     }
 
-    /// Whether enough was measured to say anything: both what a queue does and what a drop does.
-    pub fn is_complete(&self) -> bool {
-        self.rtt.is_some() && self.loss.is_some()
+    /// Whether enough was measured to judge the client at all. Asked of the RTT alone, because
+    /// it must not depend on the outcome: whoever has too few segments for a share of losses is
+    /// judged too, and can be bad, but not good.
+    pub fn is_comparable(&self) -> bool {
+        self.rtt.is_some()
     }
 
     /// The probability of the worst figure by chance, for as many figures as were looked at
@@ -183,7 +189,8 @@ impl Comparison {
     pub fn judge(&self, limit: f64) -> (Raw, Signs) {
         let signs = self.signs(limit);
         let good = |sign: Option<Sign>| sign.is_none_or(|sign| sign.is_clearly_good());
-        let network_good = self.is_complete() && good(self.rtt) && good(self.loss) && good(self.ce);
+        let measured = self.rtt.is_some() && self.loss.is_some();
+        let network_good = measured && good(self.rtt) && good(self.loss) && good(self.ce);
         let raw = if signs.queue || signs.loss || signs.ce {
             Raw::Bad
         } else if network_good && signs.rate {
@@ -286,7 +293,7 @@ mod tests {
             ..figures()
         };
         assert_eq!(judge(&at(60_000.0), 0), Raw::Bad);
-        assert_eq!(judge(&at(44_000.0), 0), Raw::Grey);
+        assert_eq!(judge(&at(44_900.0), 0), Raw::Grey);
         assert_eq!(judge(&at(41_000.0), 0), Raw::Good);
     }
 
@@ -307,7 +314,7 @@ mod tests {
         };
         assert_eq!(judge(&slow, 0), Raw::RateOnly);
         let slow_and_perhaps_queued = Figures {
-            rtt_p10_us: Some(44_000.0),
+            rtt_p10_us: Some(44_900.0),
             ..slow
         };
         assert_eq!(judge(&slow_and_perhaps_queued, 0), Raw::Grey);

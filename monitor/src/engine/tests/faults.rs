@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::site::{Home, LEAD_IN, Life, Random, Site};
+use super::site::{HD, Home, LEAD_IN, Life, Random, SMALL, Scale, Site};
 use super::verdicts;
 use crate::export::record::VerdictRecord;
 use crate::verdict::{DeviceCounters, LocalCounters, Segment};
@@ -62,6 +62,7 @@ impl Fault {
 struct Course {
     fault: Fault,
     life: Life,
+    scale: Scale,
     /// Windows over which it reaches one home after another, and leaves them.
     stagger: f64,
     /// Part of the home's windows without any traffic.
@@ -76,7 +77,7 @@ const WINDOWS: u64 = TO as u64 + 8;
 
 /// Verdicts of every window, from the end of the lead-in on.
 fn play(course: &Course) -> Vec<Vec<VerdictRecord>> {
-    let mut site = Site::new(course.seed);
+    let mut site = Site::scaled(course.seed, course.scale);
     let mut random = Random(course.seed.wrapping_mul(77) | 1);
     let delays: Vec<f64> = (0..32).map(|_| random.unit() * course.stagger).collect();
     let mut said = Vec::new();
@@ -131,6 +132,7 @@ fn calm(fault: Fault, seed: u64) -> Course {
     Course {
         fault,
         life: Life::congested(40_000),
+        scale: HD,
         stagger: 0.3,
         silent: 0.0,
         counters: true,
@@ -140,6 +142,12 @@ fn calm(fault: Fault, seed: u64) -> Course {
 
 #[test]
 fn each_fault_is_named_while_it_lasts_and_nobody_else_is() {
+    for scale in [HD, SMALL] {
+        each_fault_is_named(scale);
+    }
+}
+
+fn each_fault_is_named(scale: Scale) {
     for fault in [
         Fault::Interconnect("ic-a"),
         Fault::Interconnect("ic-b"),
@@ -150,7 +158,10 @@ fn each_fault_is_named_while_it_lasts_and_nobody_else_is() {
         Fault::Home(30),
     ] {
         for seed in 0..6 {
-            let said = play(&calm(fault, seed));
+            let said = play(&Course {
+                scale,
+                ..calm(fault, seed)
+            });
             let names = names(&said);
             assert!(
                 names.iter().all(|verdict| fault.is_named_by(verdict)),
@@ -284,9 +295,10 @@ proptest! {
         stagger in 0.0f64..3.0,
         silent in 0.0f64..0.6,
         counters in any::<bool>(),
+        scale in prop_oneof![Just(HD), Just(SMALL)],
         seed in any::<u64>(),
     ) {
-        let course = Course { fault, life, stagger, silent, counters, seed };
+        let course = Course { fault, life, scale, stagger, silent, counters, seed };
         for verdict in names(&play(&course)) {
             prop_assert!(fault.is_named_by(verdict), "{course:?} named {verdict:#?}");
         }

@@ -11,7 +11,7 @@ use crate::export::record::{FlowEvent, FlowRecord, VerdictRecord};
 use crate::export::schema::validate_line;
 use crate::flow::CloseReason;
 use crate::verdict::{Inconclusive, Limit, Mechanism, Segment};
-use site::{Home, LEAD_IN, Life, Site};
+use site::{HD, Home, LEAD_IN, Life, Site};
 
 fn verdicts(records: &[Record]) -> Vec<VerdictRecord> {
     records
@@ -257,7 +257,7 @@ fn clients_are_truncated_unless_asked_otherwise() {
             .is_some_and(|text| text.ends_with(".0/24")),
         "{line}"
     );
-    let mut config = Site::config();
+    let mut config = Site::config(HD);
     config.log.full_client_addresses = true;
     let mut site = Site::new(8);
     site.pipeline.reconfigure(&config);
@@ -285,7 +285,7 @@ fn a_flow_opens_updates_while_it_does_something_and_closes() {
     );
     assert_eq!(events(&site.window(only)), [FlowEvent::Update]);
     assert_eq!(events(&site.window(|_| Life::silent())), []);
-    let config = Site::config();
+    let config = Site::config(HD);
     let windows = u64::from(config.flows.idle_s / config.window.length_s) + 1;
     let closed: Vec<FlowRecord> = (0..windows)
         .flat_map(|_| flows(&site.window(|_| Life::silent())))

@@ -16,12 +16,37 @@ use crate::verdict::LocalCounters;
 /// Windows before the baseline is known.
 pub const LEAD_IN: u64 = 8;
 const WINDOW_S: u32 = 5;
-const BASE_RTT_US: f64 = 40_000.0;
 const MSS: u64 = 1_448;
-const CHUNK_BYTES: f64 = 800_000.0;
 /// The rate of a chunk on an idle access line, bit/s.
 const RATE_BPS: f64 = 16e6;
 const SERVER: [u8; 4] = [203, 0, 113, 9];
+
+/// How much a home fetches, and from how far.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    pub chunks: u32,
+    pub chunk_bytes: f64,
+    /// RTT samples a chunk.
+    pub samples: u32,
+    /// Smallest and largest RTT of the homes of each pair of interconnect and ISP, µs.
+    pub rtt_us: (f64, f64),
+}
+
+/// HD video.
+pub const HD: Scale = Scale {
+    chunks: 2,
+    chunk_bytes: 800_000.0,
+    samples: 20,
+    rtt_us: (40_000.0, 40_000.0),
+};
+
+/// The lab's: small enough for an emulated processor.
+pub const SMALL: Scale = Scale {
+    chunks: 5,
+    chunk_bytes: 31_000.0,
+    samples: 4,
+    rtt_us: (10_000.0, 40_000.0),
+};
 
 /// How one home is served in one window.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,8 +61,8 @@ pub struct Life {
     pub window_full: f64,
     /// Part of the window in which all this holds; before and after it is as usual.
     pub part: f64,
-    /// Chunks fetched.
-    pub chunks: u32,
+    /// Whether it fetches anything.
+    pub watches: bool,
 }
 
 impl Default for Life {
@@ -48,7 +73,7 @@ impl Default for Life {
             rate: 1.0,
             window_full: 0.0,
             part: 1.0,
-            chunks: 2,
+            watches: true,
         }
     }
 }
@@ -74,7 +99,7 @@ impl Life {
 
     pub fn silent() -> Self {
         Self {
-            chunks: 0,
+            watches: false,
             ..Self::default()
         }
     }
@@ -91,10 +116,12 @@ pub struct Home {
     pub number: u8,
     state: FlowState,
     client_half: usize,
+    scale: Scale,
+    base_rtt_us: f64,
 }
 
 impl Home {
-    fn new(index: usize) -> Self {
+    fn new(index: usize, scale: Scale) -> Self {
         let prefix = (index / 2) as u8;
         let number = (index % 2) as u8;
         let client = [10, 0, prefix, 1 + number];
@@ -110,6 +137,9 @@ impl Home {
             number,
             state,
             client_half,
+            scale,
+            base_rtt_us: scale.rtt_us.0
+                + (scale.rtt_us.1 - scale.rtt_us.0) * (index % 8) as f64 / 7.0,
         };
         home.begin_anew(0);
         home
@@ -127,24 +157,31 @@ impl Home {
         server.flags = half_flags::SEQUENCE_KNOWN | half_flags::SYN | half_flags::SYN_ACK;
         let client = &mut self.state.halves[self.client_half];
         client.flags = half_flags::ACK_KNOWN | half_flags::SYN;
-        client.handshake_rtt_us = BASE_RTT_US as u32;
+        client.handshake_rtt_us = self.base_rtt_us as u32;
     }
 
     /// Fetches the window's chunks.
     fn live(&mut self, life: &Life, epoch: u32, now_ns: u64, random: &mut Random) {
-        if life.chunks == 0 {
+        if !life.watches {
             return;
         }
         let client_half = self.client_half;
         let (mut min, mut max) = (u32::MAX, 0);
-        for chunk in 0..life.chunks {
-            let affected = f64::from(chunk) + random.unit() < f64::from(life.chunks) * life.part;
+        let Scale {
+            chunks,
+            chunk_bytes,
+            samples,
+            ..
+        } = self.scale;
+        let base_rtt_us = self.base_rtt_us;
+        for chunk in 0..chunks {
+            let affected = f64::from(chunk) + random.unit() < f64::from(chunks) * life.part;
             let (queue_us, loss, rate) = if affected {
                 (f64::from(life.queue_us), life.loss, life.rate)
             } else {
                 (0.0, 0.0, 1.0)
             };
-            let bytes = CHUNK_BYTES * (0.8 + 0.4 * random.unit());
+            let bytes = chunk_bytes * (0.8 + 0.4 * random.unit());
             let segments = bytes as u64 / MSS;
             let lost = random.count(segments, 0.0005 + loss);
             let server = &mut self.state.halves[client_half ^ 1];
@@ -161,12 +198,12 @@ impl Home {
             client.bursts += 1;
             client.busy_us +=
                 (bytes * 8e6 / (RATE_BPS * rate * (0.9 + 0.2 * random.unit()))) as u64;
-            for sample in 0..20 {
+            for sample in 0..samples {
                 // A chunk fills the home's own queue as it goes on.
-                let own_us = f64::from(sample) * 400.0;
+                let own_us = f64::from(sample) * 8_000.0 / f64::from(samples);
                 let noise_us = 800.0 * random.unit();
                 let standing_us = queue_us * (0.7 + 0.6 * random.unit());
-                let rtt_us = (BASE_RTT_US + own_us + noise_us + standing_us) as u32;
+                let rtt_us = (base_rtt_us + own_us + noise_us + standing_us) as u32;
                 (min, max) = (min.min(rtt_us), max.max(rtt_us));
                 let bin = &mut client.rtt_bins[rtt_bin(rtt_us)];
                 *bin = bin.wrapping_add(1);
@@ -196,7 +233,8 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn config() -> Config {
+    pub fn config(scale: Scale) -> Config {
+        let small = scale.chunk_bytes < 100_000.0;
         Config {
             window: Window { length_s: WINDOW_S },
             baseline: Baseline {
@@ -207,6 +245,8 @@ impl Site {
             },
             verdict: Thresholds {
                 min_chunks_per_prefix: 2,
+                min_rtt_samples: if small { 5 } else { 10 },
+                min_segments: if small { 20 } else { 100 },
                 ..Thresholds::default()
             },
             ..Config::default()
@@ -214,9 +254,13 @@ impl Site {
     }
 
     pub fn new(seed: u64) -> Self {
+        Self::scaled(seed, HD)
+    }
+
+    pub fn scaled(seed: u64, scale: Scale) -> Self {
         let mut csv = "prefix,origin_asn,isp,interconnect\n".to_owned();
         for prefix in 0..16 {
-            let home = Home::new(prefix * 2);
+            let home = Home::new(prefix * 2, scale);
             let asn = if home.isp == "isp-x" { 64_501 } else { 64_502 };
             csv += &format!(
                 "10.0.{prefix}.0/24,{asn},{},{}\n",
@@ -225,19 +269,20 @@ impl Site {
         }
         Self::with_routes(
             seed,
+            scale,
             PrefixTable::from_csv(&csv, Path::new("test")).expect("right"),
         )
     }
 
     pub fn without_routes(seed: u64) -> Self {
-        Self::with_routes(seed, PrefixTable::default())
+        Self::with_routes(seed, HD, PrefixTable::default())
     }
 
-    pub fn with_routes(seed: u64, routes: PrefixTable) -> Self {
+    fn with_routes(seed: u64, scale: Scale, routes: PrefixTable) -> Self {
         let routes = Arc::new(ArcSwap::from_pointee(routes));
         Self {
-            homes: (0..32).map(Home::new).collect(),
-            pipeline: Pipeline::new(&Self::config(), routes, "test"),
+            homes: (0..32).map(|index| Home::new(index, scale)).collect(),
+            pipeline: Pipeline::new(&Self::config(scale), routes, "test"),
             now_us: 1_800_000_000_000_000,
             local: None,
             missed: Missed {
