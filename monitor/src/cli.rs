@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Problem};
-use crate::export::schema;
+use crate::export::{jsonl::WriteError, schema};
 use crate::path::CsvError;
 
 /// Whose congestion is it? Tells last-mile congestion from peering-point congestion for TCP
@@ -30,6 +30,8 @@ const WRONG: u8 = 2;
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch flows and log verdicts until SIGTERM; SIGHUP reads the configuration again.
+    Run(ConfigFile),
     /// Say what `run` would do, and what is missing for it. Changes nothing.
     Check(ConfigFile),
     /// Print the JSON Schema of the log.
@@ -58,6 +60,10 @@ pub fn main() -> ExitCode {
 impl Cli {
     fn run(self) -> Result<()> {
         match self.command {
+            Command::Run(ConfigFile { config }) => {
+                let (config, file) = Config::find(config.as_deref())?;
+                crate::daemon::run(config, file)
+            }
             Command::Check(ConfigFile { config }) => {
                 let (config, file) = Config::find(config.as_deref())?;
                 crate::check::run(&config, file.as_deref())
@@ -84,9 +90,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 /// Whoever read our output has had enough (`| head`): not a failure.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause
+        let pipe = cause
             .downcast_ref::<io::Error>()
-            .is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe)
+            .is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe);
+        pipe || matches!(cause.downcast_ref(), Some(WriteError::Closed))
     })
 }
 
@@ -106,5 +113,14 @@ mod tests {
         let wrapped = anyhow::Error::from(problem).context("cannot start");
         assert_eq!(exit_code(&wrapped), 2);
         assert_eq!(exit_code(&anyhow::anyhow!("no such interface")), 1);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        let gone = anyhow::Error::from(WriteError::Closed).context("cannot write");
+        assert!(is_closed_pipe(&gone));
+        let pipe = anyhow::Error::from(io::Error::from(ErrorKind::BrokenPipe));
+        assert!(is_closed_pipe(&pipe));
+        assert!(!is_closed_pipe(&anyhow::anyhow!("no space")));
     }
 }

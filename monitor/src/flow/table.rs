@@ -154,6 +154,11 @@ impl FlowTable {
         }
     }
 
+    /// Every flow that is known, closed ones included.
+    pub fn keys(&self) -> impl Iterator<Item = &FlowKey> {
+        self.flows.keys()
+    }
+
     /// One flow.
     pub fn get(&self, key: &FlowKey) -> Option<&Flow> {
         self.flows.get(key).map(Box::as_ref)
