@@ -71,7 +71,8 @@ pub fn start(route: &Route, traffic: &Traffic) -> Result<Running> {
 /// A socket made inside a namespace stays there whoever uses it.
 fn listen(namespace: &str, address: Ipv4Addr) -> Result<TcpListener> {
     netns::join(netns::enter(namespace, move || {
-        TcpListener::bind((address, PORT)).with_context(|| format!("cannot listen on {address}:{PORT}"))
+        TcpListener::bind((address, PORT))
+            .with_context(|| format!("cannot listen on {address}:{PORT}"))
     })?)
 }
 

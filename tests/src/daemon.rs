@@ -83,8 +83,7 @@ impl Daemon {
             .stdout
             .take()
             .context("the daemon was started without a pipe")?;
-        let file =
-            File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
 
         let (sender, events) = channel();
         let log_sender = sender.clone();
@@ -208,11 +207,16 @@ mod tests {
     #[test]
     fn what_the_scenario_says_is_laid_over_what_the_lab_needs() {
         let mut scenario = Scenario::load("healthy").unwrap();
-        scenario.daemon = "[watch]\nsample_one_in = 2\n[window]\nlength_s = 5".parse().unwrap();
+        scenario.daemon = "[watch]\nsample_one_in = 2\n[window]\nlength_s = 5"
+            .parse()
+            .unwrap();
         let table = configuration(&scenario, Path::new("/x/prefixes.csv"));
         assert_eq!(table["watch"]["sample_one_in"].as_integer(), Some(2));
         assert_eq!(table["watch"]["ports"][0].as_integer(), Some(80));
         assert_eq!(table["window"]["length_s"].as_integer(), Some(5));
-        assert_eq!(table["path"]["prefixes_csv"].as_str(), Some("/x/prefixes.csv"));
+        assert_eq!(
+            table["path"]["prefixes_csv"].as_str(),
+            Some("/x/prefixes.csv")
+        );
     }
 }

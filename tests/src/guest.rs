@@ -52,7 +52,8 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     show.opening(scenario, plan.homes.len(), prefixes);
     let work = Path::new(WORK);
     for folder in [work, &options.out] {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
     }
 
     let setting_up = Instant::now();
@@ -110,7 +111,10 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     }
     let outcome = judge(&said, &scenario.truths, *scenario.duration_s.get_ref());
     show.outcome(&outcome);
-    println!("{lines} lines in lastmile.jsonl, {} of them verdicts", said.len());
+    println!(
+        "{lines} lines in lastmile.jsonl, {} of them verdicts",
+        said.len()
+    );
     write_json(
         &options.out.join("outcome.json"),
         &json!({
@@ -232,7 +236,10 @@ fn pass_until(at_s: f64, events: &Receiver<Event>, log: &mut Log<'_>) -> Result<
             Ok(Event::Ready) => {}
             Ok(Event::Failed(error)) => return Err(error),
             Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
-                bail!("the daemon ended by itself after {:.1} s", log.clock.elapsed_s())
+                bail!(
+                    "the daemon ended by itself after {:.1} s",
+                    log.clock.elapsed_s()
+                )
             }
             Err(RecvTimeoutError::Timeout) => return Ok(()),
         }

@@ -175,7 +175,10 @@ fn most_said(windows: &[Vec<&Said>]) -> String {
 #[must_use]
 pub fn truth_in_words(truth: &Truth) -> String {
     let mut words = truth.segment.clone();
-    for part in [&truth.interconnect, &truth.isp, &truth.prefix].into_iter().flatten() {
+    for part in [&truth.interconnect, &truth.isp, &truth.prefix]
+        .into_iter()
+        .flatten()
+    {
         words.push(' ');
         words.push_str(part.get_ref());
     }
@@ -266,7 +269,11 @@ mod tests {
 
     #[test]
     fn a_set_that_leaves_the_truth_out_is_wrong() {
-        let outcome = judge(&lead_in_then(&["transit", "isp"], "ix-east"), &truth(), 60.0);
+        let outcome = judge(
+            &lead_in_then(&["transit", "isp"], "ix-east"),
+            &truth(),
+            60.0,
+        );
         assert_eq!(outcome.wrong.len(), 5);
     }
 
@@ -314,7 +321,11 @@ mod tests {
     #[test]
     fn a_window_that_outlasts_the_fault_does_not_decide() {
         let mut said = lead_in_then(&["interconnect"], "ix-east");
-        said.extend([says(58.0, &[], ""), says(59.0, &[], ""), says(60.0, &[], "")]);
+        said.extend([
+            says(58.0, &[], ""),
+            says(59.0, &[], ""),
+            says(60.0, &[], ""),
+        ]);
         assert!(judge(&said, &truth(), 60.0).passed());
     }
 
@@ -343,8 +354,7 @@ mod tests {
 
     #[test]
     fn a_fault_that_is_over_may_be_said_while_things_settle_but_not_longer() {
-        let truth =
-            truths("segment = \"host\"\nfrom_s = 25\nto_s = 50");
+        let truth = truths("segment = \"host\"\nfrom_s = 25\nto_s = 50");
         let mut said = nothing(0.0, 30.0);
         said.extend(every_window(30.0, 60.0, &["host"], ""));
         said.extend(nothing(60.0, 80.0));

@@ -285,7 +285,10 @@ impl Plan {
         }
         for isp in 0..self.isps.len() {
             veth((&border(isp), "core"), (&access(isp), "core"));
-            veth((ELSEWHERE, &format!("isp-{}", isp + 1)), (&border(isp), "transit"));
+            veth(
+                (ELSEWHERE, &format!("isp-{}", isp + 1)),
+                (&border(isp), "transit"),
+            );
         }
         for home in &self.homes {
             veth(
@@ -638,8 +641,12 @@ mod tests {
     #[test]
     fn a_fifo_holds_its_milliseconds_in_bytes() {
         let plan = plan("healthy");
-        let edge = plan.namespaces().into_iter().find(|n| n.name == EDGE).unwrap();
-        // 20 Mbit/s for 80 ms.
-        assert!(edge.tc[0].ends_with("limit 200000"), "{:?}", edge.tc);
+        let edge = plan
+            .namespaces()
+            .into_iter()
+            .find(|n| n.name == EDGE)
+            .unwrap();
+        // 12 Mbit/s for 80 ms.
+        assert!(edge.tc[0].ends_with("limit 120000"), "{:?}", edge.tc);
     }
 }

@@ -195,8 +195,7 @@ pub fn play(
                 } else {
                     done.saturating_duration_since(lasts_until)
                 };
-                lasts_until =
-                    lasts_until.max(done) + Duration::from_secs_f64(video.chunk_s);
+                lasts_until = lasts_until.max(done) + Duration::from_secs_f64(video.chunk_s);
                 report.bytes = chunk_bytes(bitrate_kbit, video.chunk_s);
                 report.first_byte_ms = (first_byte - asked).as_secs_f64() * 1000.0;
                 report.buffer_s = lasts_until.saturating_duration_since(done).as_secs_f64();
@@ -244,7 +243,9 @@ fn fetch(
     let mut left = length;
     let mut buffer = [0; 64 * 1024];
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let most = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         match reader.read(&mut buffer[..most]) {
             Ok(0) => bail!("the server closed the connection with {left} bytes to come"),
             Ok(size) => left -= size as u64,

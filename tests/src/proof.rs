@@ -11,11 +11,9 @@ use crate::player::ChunkReport;
 use crate::queues::Sample;
 use crate::scenario::{Fault, Place, Scenario};
 
-/// A queue that holds its packets for so long on average is standing. It is twice the target of
-/// CoDel (RFC 8289), below which a queue is good.
-const STANDING_MS: f64 = 10.0;
-/// A queue below this on average is no congestion: CoDel's target.
-const QUIET_MS: f64 = 5.0;
+/// A queue that typically holds its packets for so long is standing, one below is only taking
+/// bursts: the target of CoDel (RFC 8289, section 4.4).
+const STANDING_MS: f64 = 5.0;
 /// A queue that drops more than this share of its packets is congested, however short it is.
 const QUIET_DROPS: f64 = 0.001;
 /// Traffic needs so long after its start to fill a queue, in seconds.
@@ -30,7 +28,8 @@ pub struct Load {
     pub place: Place,
     /// Which one.
     pub name: String,
-    /// Mean time a packet waits, in milliseconds.
+    /// Median over time of what a packet waits, in milliseconds: bursts come and go, a standing
+    /// queue does not.
     pub waiting_ms: f64,
     /// Mean rate that left it, in Mbit/s.
     pub mbit: f64,
@@ -77,7 +76,7 @@ impl Phase {
             let should_be_full =
                 should.is_some_and(|(place, name)| (*place, name) == (load.place, &load.name));
             let facts = format!(
-                "{}: mean wait {:.1} ms, {} dropped ({:.2} %) from {:.0} s to {:.0} s",
+                "{}: wait {:.1} ms, {} dropped ({:.2} %) from {:.0} s to {:.0} s",
                 load.label(),
                 load.waiting_ms,
                 load.drops,
@@ -85,12 +84,10 @@ impl Phase {
                 self.from_s,
                 self.to_s
             );
-            if should_be_full && load.waiting_ms < STANDING_MS && load.dropped < QUIET_DROPS {
-                found.push(format!("{facts}: should be full"));
-            }
-            let busy = load.waiting_ms > QUIET_MS || load.dropped > QUIET_DROPS;
-            if !should_be_full && busy {
-                found.push(format!("{facts}: should be quiet"));
+            let full = load.waiting_ms >= STANDING_MS || load.dropped > QUIET_DROPS;
+            if full != should_be_full {
+                let should = if should_be_full { "full" } else { "quiet" };
+                found.push(format!("{facts}: should be {should}"));
             }
         }
         found
@@ -142,13 +139,14 @@ fn load(samples: &[&Sample]) -> Load {
     let (first, last) = (samples[0], samples[samples.len() - 1]);
     let bytes = (last.bytes - first.bytes) as f64;
     let drops = last.drops - first.drops;
-    let waiting: f64 = samples.iter().map(|sample| sample.waiting_ms).sum();
+    let mut waiting_ms: Vec<f64> = samples.iter().map(|sample| sample.waiting_ms).collect();
+    waiting_ms.sort_by(f64::total_cmp);
     let seconds = (last.at_s - first.at_s).max(f64::EPSILON);
     let came = bytes / PACKET + drops as f64;
     Load {
         place: first.place,
         name: first.name.clone(),
-        waiting_ms: waiting / samples.len() as f64,
+        waiting_ms: waiting_ms[waiting_ms.len() / 2],
         mbit: bytes * 8.0 / 1e6 / seconds,
         drops,
         dropped: if came > 0.0 { drops as f64 / came } else { 0.0 },

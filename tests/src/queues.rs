@@ -161,8 +161,9 @@ fn add(sample: &mut Sample, message: &TcMessage, rate_mbit: f64) {
 /// # Errors
 /// If a namespace, the kernel's answer or the file fails.
 pub fn watch(plan: &Plan, start: Instant, path: &Path, stop: &Receiver<()>) -> Result<Vec<Sample>> {
-    let mut file =
-        BufWriter::new(File::create(path).with_context(|| format!("cannot create {}", path.display()))?);
+    let mut file = BufWriter::new(
+        File::create(path).with_context(|| format!("cannot create {}", path.display()))?,
+    );
     let mut by_namespace: HashMap<String, Vec<Port>> = HashMap::new();
     for port in &plan.ports {
         let ports = by_namespace.entry(port.namespace.clone()).or_default();
@@ -170,7 +171,9 @@ pub fn watch(plan: &Plan, start: Instant, path: &Path, stop: &Receiver<()>) -> R
     }
     let mut readers = Vec::new();
     for (namespace, ports) in by_namespace {
-        readers.push(netns::join(netns::enter(&namespace, || Reader::new(ports))?)?);
+        readers.push(netns::join(netns::enter(&namespace, || {
+            Reader::new(ports)
+        })?)?);
     }
     let mut all = Vec::new();
     let mut next = Instant::now();

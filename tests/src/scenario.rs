@@ -504,7 +504,10 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line() {
         let text = format!("surprise = 1\n{}", BUILT_IN[0].1);
         let error = Scenario::parse(&text, "mine.toml").unwrap_err().to_string();
-        assert!(error.starts_with("mine.toml: TOML parse error at line 1"), "{error}");
+        assert!(
+            error.starts_with("mine.toml: TOML parse error at line 1"),
+            "{error}"
+        );
         assert!(error.contains("surprise"), "{error}");
     }
 

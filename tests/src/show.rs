@@ -143,7 +143,7 @@ impl Show {
                 others += usize::from(!is_full);
                 if is_full || others == 1 {
                     println!(
-                        "    {} {}: mean wait {:.1} ms, {} dropped ({:.2} %), {:.1} Mbit/s",
+                        "    {} {}: wait {:.1} ms, {} dropped ({:.2} %), {:.1} Mbit/s",
                         if is_full { "full" } else { "busiest other" },
                         load.label(),
                         load.waiting_ms,
@@ -170,7 +170,10 @@ impl Show {
             "{}",
             self.paint(
                 BOLD,
-                &format!("{:true_width$}  {:said_width$}", "what was true", "what was said")
+                &format!(
+                    "{:true_width$}  {:said_width$}",
+                    "what was true", "what was said"
+                )
             )
         );
         for answer in &outcome.answers {
