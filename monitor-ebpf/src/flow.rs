@@ -208,6 +208,12 @@ pub struct Half {
     pub bytes: u64,
     /// Of these, bytes seen before.
     pub retransmitted_bytes: u64,
+    /// Bytes of the other direction that this one acknowledged.
+    pub acked_bytes: u64,
+    /// Time the other direction had data outstanding, completed busy periods only, µs.
+    pub busy_us: u64,
+    /// Sum of the RTT samples of the other direction's data, µs.
+    pub rtt_sum_us: u64,
     /// The hook that owns this half: ifindex << 1 | 1 for egress; 0: nobody yet.
     pub owner: u32,
     /// `half_flags`.
@@ -236,6 +242,9 @@ pub struct Half {
     pub probes: u32,
     /// Sightings of this direction's packets at hooks that do not own it.
     pub seen_elsewhere: u32,
+    /// Segments of ours that our own queue refused before they left: the socket takes them back
+    /// and sends them as new data, and they are in no other count.
+    pub refused_segments: u32,
     /// Holes forgotten because more than [`GAPS`] were open.
     pub gaps_overflowed: u32,
     /// Highest timestamp value sent, and highest echo sent (RFC 7323).
@@ -245,10 +254,6 @@ pub struct Half {
     pub mss: u32,
 
     // About the other direction's data.
-    /// Bytes of the other direction that this one acknowledged.
-    pub acked_bytes: u64,
-    /// Time the other direction had data outstanding, completed busy periods only, µs.
-    pub busy_us: u64,
     /// Completed busy periods.
     pub bursts: u32,
     /// Duplicate ACKs (RFC 5681).
@@ -261,13 +266,13 @@ pub struct Half {
     /// RTT samples, of both sources; `rtt_timestamp_samples` of them by timestamps.
     pub rtt_samples: u32,
     pub rtt_timestamp_samples: u32,
-    pub rtt_sum_us: u64,
+    pub padding: u32,
     pub rtt_current: EpochRtt,
     pub rtt_previous: EpochRtt,
     pub slow_start: SlowStart,
     pub gaps: [Gap; GAPS],
     pub rtt_bins: [u16; RTT_BINS],
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 }
 
 /// Bits of [`Half::flags`].
@@ -385,6 +390,7 @@ impl Half {
         rwnd_limited_segments: 0,
         probes: 0,
         seen_elsewhere: 0,
+        refused_segments: 0,
         gaps_overflowed: 0,
         tsval: 0,
         tsecr: 0,
@@ -397,6 +403,7 @@ impl Half {
         handshake_rtt_us: 0,
         rtt_samples: 0,
         rtt_timestamp_samples: 0,
+        padding: 0,
         rtt_sum_us: 0,
         rtt_current: EpochRtt {
             epoch: 0,
@@ -422,7 +429,7 @@ impl Half {
             seen_us: 0,
         }; GAPS],
         rtt_bins: [0; RTT_BINS],
-        reserved: [0; 5],
+        reserved: [0; 4],
     };
 
     /// Whether every bit of `flags` is set.

@@ -30,6 +30,9 @@ pub trait Packet: Frame + Clock {
     fn departure_ns(&self) -> u64;
     /// Whether one of our own TCP sockets sends it.
     fn sent_by_socket(&self) -> bool;
+    /// The next sequence number that socket has not sent yet (`tcp_sock.snd_nxt`): it advances
+    /// after the packet has passed this hook.
+    fn socket_snd_nxt(&self) -> Option<u32>;
     /// The figures of that socket.
     fn socket_figures(&self, figures: &mut SocketFigures);
 }
@@ -120,7 +123,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
 
 /// Headers to `parsed`, if the packet is watched.
 #[inline(always)]
-fn parse<P: Packet, T: Tables>(
+pub fn parse<P: Packet, T: Tables>(
     packet: &P,
     link: Link,
     tables: &T,
@@ -163,11 +166,15 @@ fn update<P: Packet, T: Tables>(
     let (own, _) = state.halves_mut(direction);
     let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
     let retransmitted_before = own.retransmitted_segments;
+    let first_transmission = local_sender
+        && tracker::repeats(own, segment)
+        && packet.socket_snd_nxt() == Some(segment.sequence);
     let sighting = Sighting {
         hook: packet.hook(),
         coarse_ns,
         departure_ns: packet.departure_ns(),
         local_sender,
+        first_transmission,
     };
     if !tracker::track(state, direction, segment, &sighting, packet, settings) {
         return;

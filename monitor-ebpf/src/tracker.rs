@@ -30,6 +30,8 @@ pub struct Sighting {
     pub departure_ns: u64,
     /// One of our own sockets sends it.
     pub local_sender: bool,
+    /// That socket has not sent these bytes before (see [`take_back`]).
+    pub first_transmission: bool,
 }
 
 /// The two clocks, monotonic ns: in the kernel the coarse one is the last tick's and costs
@@ -110,6 +112,9 @@ pub fn track<C: Clock>(
             count_payload(own, segment);
         }
     } else if segment.payload_len > 0 || segment.has(tcp_flags::FIN) {
+        if sighting.first_transmission {
+            take_back(own, segment.sequence);
+        }
         data(own, peer, segment, &mut time);
     }
     true
@@ -330,6 +335,31 @@ fn count_payload(own: &mut Half, segment: &Segment) {
         if segment.segment_len > own.mss {
             own.mss = segment.segment_len;
         }
+    }
+}
+
+/// Whether a packet repeats bytes, as far as its half can tell.
+#[inline(always)]
+pub fn repeats(own: &Half, segment: &Segment) -> bool {
+    own.has(is::SEQUENCE_KNOWN) && distance(high(own.burst), segment.sequence) < 0
+}
+
+/// Our own queue refused what was sent from `start` on, before it left: the socket was told
+/// (NET_XMIT_DROP), did not advance, and sends it as new data now. So it was never sent.
+#[inline(always)]
+fn take_back(own: &mut Half, start: u32) {
+    let refused = distance(start, high(own.burst));
+    if refused <= 0 {
+        return;
+    }
+    let mss = own.mss.max(1);
+    let segments = (refused as u32).wrapping_add(mss - 1) / mss;
+    own.bytes = own.bytes.wrapping_sub(refused as u64);
+    own.segments = own.segments.wrapping_sub(segments);
+    own.refused_segments = own.refused_segments.wrapping_add(segments);
+    own.burst = pack(start, low(own.burst));
+    if own.sample != 0 && distance(start, high(own.sample)) > 0 {
+        own.sample = 0;
     }
 }
 

@@ -20,6 +20,7 @@ pub mod cell;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod engine;
 pub mod export;
 pub mod flow;

@@ -4,10 +4,9 @@ use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     Global,
-    bindings::{__sk_buff, bpf_sock},
+    bindings::{__sk_buff, bpf_sock, bpf_tcp_sock},
     helpers::{
-        bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_load_bytes,
-        bpf_tcp_sock,
+        self, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_load_bytes,
     },
 };
 use monitor_ebpf::{
@@ -55,6 +54,18 @@ impl Skb {
             return None;
         }
         Some(sk)
+    }
+
+    #[inline(always)]
+    fn tcp_socket(&self) -> Option<&bpf_tcp_sock> {
+        let sk = self.socket()?;
+        // SAFETY: `sk` is a full socket.
+        let tcp = unsafe { helpers::bpf_tcp_sock(sk) };
+        if tcp.is_null() {
+            return None;
+        }
+        // SAFETY: not null, and a stream socket (see `socket`); valid while the packet is.
+        Some(unsafe { &*tcp })
     }
 }
 
@@ -176,17 +187,15 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn socket_snd_nxt(&self) -> Option<u32> {
+        Some(self.tcp_socket()?.snd_nxt)
+    }
+
+    #[inline(always)]
     fn socket_figures(&self, figures: &mut SocketFigures) {
-        let Some(sk) = self.socket() else {
+        let Some(tcp) = self.tcp_socket() else {
             return;
         };
-        // SAFETY: `sk` is a full socket.
-        let tcp = unsafe { bpf_tcp_sock(sk) };
-        if tcp.is_null() {
-            return;
-        }
-        // SAFETY: not null, and a stream socket (see `socket`).
-        let tcp = unsafe { &*tcp };
         figures.srtt_us = tcp.srtt_us >> 3;
         figures.rtt_min_us = tcp.rtt_min;
         figures.total_retrans = tcp.total_retrans;

@@ -18,7 +18,7 @@ pub enum Vantage {
     Receiver,
 }
 
-/// The two ends of a flow, fixed at its first report.
+/// The two ends of a flow. Who is the client is fixed at the first report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
     pub client: IpAddr,
@@ -49,8 +49,13 @@ impl Roles {
             server: server.0,
             server_port: server.1,
             client_half,
-            vantage: vantage(&state.halves[client_half], &state.halves[client_half ^ 1]),
+            vantage: vantage(state, client_half),
         }
+    }
+
+    /// Looks again where we stand: a socket of ours shows only when it sends.
+    pub fn look_again(&mut self, state: &FlowState) {
+        self.vantage = vantage(state, self.client_half);
     }
 }
 
@@ -77,7 +82,8 @@ fn client_half(state: &FlowState, server_ports: &[u16]) -> usize {
 /// A socket of ours decides; without one (another namespace, replay) the hooks that own the two
 /// directions do: what a host sends leaves by egress and its answers come in by ingress, while a
 /// forwarder sees both directions come in first.
-fn vantage(client: &Half, server: &Half) -> Vantage {
+fn vantage(state: &FlowState, client_half: usize) -> Vantage {
+    let (client, server) = (&state.halves[client_half], &state.halves[client_half ^ 1]);
     if server.has(half_flags::LOCAL_SENDER) {
         return Vantage::Sender;
     }

@@ -210,6 +210,7 @@ impl Flow {
         self.window[0].add(&to_client);
         self.window[1].add(&to_server);
         self.last_seen_us = to_unix_us(snapshot, snapshot.state.last_seen_ns());
+        self.roles.look_again(&snapshot.state);
         if snapshot.interface.is_some() {
             self.interface.clone_from(&snapshot.interface);
         }

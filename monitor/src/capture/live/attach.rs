@@ -11,7 +11,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::load::{Live, PROGRAMS};
+use super::load::{LOG_PROGRAMS, Live, PROGRAMS};
 use crate::netlink::{Device, LinkType};
 
 /// First of all filters: one before us that ends the chain would hide packets from us. Where
@@ -19,6 +19,7 @@ use crate::netlink::{Device, LinkType};
 const CLSACT_PRIORITY: u16 = 1;
 /// Marks our filter among others of the same priority: "lm".
 const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x6c6d);
+const CLSACT_LOG_HANDLE: TcHandle = TcHandle::new(0, 0x6c6e);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +66,21 @@ impl Live {
         for wanted in PROGRAMS.iter().filter(|program| program.raw_ip == raw_ip) {
             let program = self.program(wanted.name)?;
             let direction = direction(wanted.egress);
-            let link = attach(program, device, direction, hook)
+            let link = attach(program, device, direction, hook, CLSACT_HANDLE)
                 .with_context(|| format!("cannot attach {} to {}", wanted.name, device.name))?;
             links.push(link);
+            if self.logs {
+                let name = LOG_PROGRAMS[usize::from(raw_ip)];
+                let link = attach(
+                    self.program(name)?,
+                    device,
+                    direction,
+                    hook,
+                    CLSACT_LOG_HANDLE,
+                )
+                .with_context(|| format!("cannot attach {name} to {}", device.name))?;
+                links.push(link);
+            }
         }
         Ok(Attachment { _links: links })
     }
@@ -86,6 +99,7 @@ fn attach(
     device: &Device,
     direction: TcAttachType,
     hook: Hook,
+    handle: TcHandle,
 ) -> Result<SchedClassifierLink> {
     let id = match hook {
         Hook::Tcx => program.attach_with_options(
@@ -97,7 +111,7 @@ fn attach(
             let at = |priority| {
                 TcAttachOptions::Netlink(NlOptions {
                     priority,
-                    handle: CLSACT_HANDLE,
+                    handle,
                     classid: None,
                 })
             };
@@ -129,13 +143,13 @@ fn prepare_clsact(device: &Device) -> Result<()> {
                 .with_context(|| format!("cannot add a clsact qdisc to {}", device.name));
         }
     }
-    for program in PROGRAMS {
-        let direction = direction(program.egress);
-        match tc::qdisc_detach_program(&device.name, direction, program.name) {
+    let ours = PROGRAMS.map(|program| (program.name, program.egress));
+    let logging = LOG_PROGRAMS.map(|name| [(name, false), (name, true)]);
+    for (name, egress) in ours.into_iter().chain(logging.into_iter().flatten()) {
+        match tc::qdisc_detach_program(&device.name, direction(egress), name) {
             Ok(()) => tracing::info!(
-                "{}: removed {}, which an earlier run had left",
-                device.name,
-                program.name
+                "{}: removed {name}, which an earlier run had left",
+                device.name
             ),
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {

@@ -8,7 +8,6 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier},
 };
-use aya_log::EbpfLogger;
 use ipnet::IpNet;
 use monitor_ebpf::{
     counters::{COUNTERS, Counters},
@@ -16,7 +15,7 @@ use monitor_ebpf::{
     select::{PORT_WORDS, Settings, settings_flags},
 };
 
-use super::{batch, reports::Reports};
+use super::{batch, messages::KernelMessages, reports::Reports};
 use crate::config::{Config, KernelLog};
 
 /// The object that `build.rs` compiled from `monitor-ebpf`.
@@ -62,6 +61,9 @@ pub const PROGRAMS: [Program; 4] = [
         raw_ip: true,
     },
 ];
+
+/// The programs that log, for Ethernet and raw-IP devices: loaded and attached only when asked.
+pub(super) const LOG_PROGRAMS: [&str; 2] = ["lastmile_log", "lastmile_log_raw"];
 
 /// What the programs are loaded with.
 #[derive(Clone, Debug)]
@@ -117,6 +119,7 @@ pub struct Live {
     settings: Array<MapData, PodSettings>,
     ports: Array<MapData, u64>,
     prefixes: LpmTrie<MapData, [u8; 16], u8>,
+    pub(super) logs: bool,
 }
 
 impl Live {
@@ -140,7 +143,13 @@ impl Live {
                 "cannot create the BPF maps (this needs CAP_BPF and CAP_NET_ADMIN, or root; \
                  `lastmile check` says what is missing)",
             )?;
-        for Program { name, .. } in PROGRAMS {
+        let logs = options.kernel_log != KernelLog::Off;
+        let log_programs = LOG_PROGRAMS.into_iter().filter(|_| logs);
+        for name in PROGRAMS
+            .map(|program| program.name)
+            .into_iter()
+            .chain(log_programs)
+        {
             program(&mut ebpf, name)?
                 .load()
                 .map_err(|error| explain(name, error))?;
@@ -157,6 +166,7 @@ impl Live {
             settings,
             ports,
             prefixes,
+            logs,
         })
     }
 
@@ -165,9 +175,13 @@ impl Live {
         Reports::new(RingBuf::try_from(take(&mut self.ebpf, "REPORTS")?)?)
     }
 
-    /// The messages of the programs, written to the `log` crate's logger. Once.
-    pub fn take_kernel_log(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>> {
-        EbpfLogger::init(&mut self.ebpf).context("cannot read the kernel programs' messages")
+    /// The messages of the programs that log. Once.
+    pub fn take_kernel_log(&mut self) -> Result<KernelMessages> {
+        if self.logs {
+            KernelMessages::new(&mut self.ebpf)
+        } else {
+            Ok(KernelMessages::none())
+        }
     }
 
     /// Instructions the kernel's verifier walked for a program.

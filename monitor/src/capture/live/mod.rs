@@ -4,6 +4,7 @@ mod attach;
 mod batch;
 mod features;
 mod load;
+mod messages;
 mod reports;
 
 pub use attach::{Attachment, Hook};

@@ -66,5 +66,9 @@ impl Packet for Captured<'_> {
         false
     }
 
+    fn socket_snd_nxt(&self) -> Option<u32> {
+        None
+    }
+
     fn socket_figures(&self, _figures: &mut SocketFigures) {}
 }

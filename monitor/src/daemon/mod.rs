@@ -1,0 +1,414 @@
+//! `lastmile run`: the only place with a clock, tasks and signals.
+
+mod clock;
+mod devices;
+mod tally;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use arc_swap::ArcSwap;
+use monitor_ebpf::flow::{FlowState, half_flags};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use self::{
+    clock::{Now, next_boundary},
+    devices::Devices,
+    tally::Tally,
+};
+use crate::{
+    capture::{Snapshot, live::Live},
+    config::{Config, Level},
+    engine::Pipeline,
+    export::{
+        Record,
+        jsonl::{JsonLines, WriteError},
+    },
+    flow::CloseReason,
+    path::PrefixTable,
+};
+
+/// How often devices and their queues are looked at, and systemd's watchdog is told that we are
+/// alive: a device is watched within a second, and a backlog of a second is not overlooked.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An ended flow stays in the kernel's table this long, so that a late FIN or ACK does not begin
+/// a new one (RFC 9293's 2 MSL is minutes; what arrives after seconds is rare and waits for a
+/// second direction anyway).
+const LINGER_NS: u64 = 10_000_000_000;
+
+/// Runs until SIGTERM or SIGINT. `file` is read again on SIGHUP.
+pub fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
+    say_on_stderr(config.log.level);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start an event loop")?
+        .block_on(async {
+            let mut daemon = Daemon::start(config, file).await?;
+            let result = daemon.watch().await;
+            daemon.stop();
+            match result {
+                // Whoever read standard output has had enough: the end, and no failure.
+                Err(error) if matches!(error.downcast_ref(), Some(WriteError::Closed)) => Ok(()),
+                other => other,
+            }
+        })
+}
+
+/// Messages about ourselves go to stderr; journald adds the time itself.
+fn say_on_stderr(level: Level) {
+    let level = match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+        Level::Trace => tracing::Level::TRACE,
+    };
+    let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let colours = std::env::var_os("NO_COLOR").is_none()
+        && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+        && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colours);
+    // An error means that somebody set one before us, in a test: theirs is as good.
+    let _ = if in_journal {
+        subscriber.without_time().try_init()
+    } else {
+        subscriber.try_init()
+    };
+}
+
+struct Daemon {
+    config: Config,
+    file: Option<PathBuf>,
+    live: Live,
+    devices: Devices,
+    routes: Arc<ArcSwap<PrefixTable>>,
+    pipeline: Pipeline,
+    log: JsonLines,
+    log_failing: bool,
+    tally: Tally,
+    epoch_offset_ns: u64,
+}
+
+/// What made the main loop wake up.
+enum Event {
+    Reports(Result<()>),
+    EndOfWindow,
+    Look,
+    Reload,
+    Stop(&'static str),
+}
+
+impl Daemon {
+    async fn start(config: Config, file: Option<PathBuf>) -> Result<Self> {
+        let routes = Arc::new(ArcSwap::from_pointee(PrefixTable::load(&config.path)?));
+        let log = JsonLines::open(&config.log.destination)?;
+        let now = Now::read();
+        let mut live = Live::load(&(&config).into())?;
+        live.watch(&config, now.offset_ns())?;
+        let mut devices = Devices::new()?;
+        devices.follow(&mut live, &config.watch.interfaces).await?;
+        if devices.len() == 0 {
+            bail!(
+                "no interface is watched: write watch.interfaces = [\"NAME\"] with one of those \
+                 that `ip link` shows"
+            );
+        }
+        let host = host_name()?;
+        Ok(Self {
+            pipeline: Pipeline::new(&config, routes.clone(), &host),
+            tally: Tally::new(host, now.unix_us),
+            config,
+            file,
+            live,
+            devices,
+            routes,
+            log,
+            log_failing: false,
+            epoch_offset_ns: now.offset_ns(),
+        })
+    }
+
+    async fn watch(&mut self) -> Result<()> {
+        let mut reports = self.live.take_reports()?;
+        let mut kernel_log = self.live.take_kernel_log()?;
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        let mut end_us = self.next_window_end();
+        notify(&[NotifyState::Ready]);
+        tracing::info!(
+            "watching {} interface(s), {} prefixes known; the first window ends in {} s",
+            self.devices.len(),
+            self.routes.load().len(),
+            end_us
+                .saturating_sub(Now::read().unix_us)
+                .div_ceil(1_000_000)
+        );
+        loop {
+            let mut taken = Vec::new();
+            let event = tokio::select! {
+                result = reports.next(|state| taken.push(*state)) => Event::Reports(result),
+                () = sleep(until(end_us)) => Event::EndOfWindow,
+                _ = looks.tick() => Event::Look,
+                result = kernel_log.next() => { result?; continue }
+                _ = hangup.recv() => Event::Reload,
+                _ = terminate.recv() => Event::Stop("SIGTERM"),
+                _ = interrupt.recv() => Event::Stop("SIGINT"),
+            };
+            match event {
+                Event::Reports(result) => {
+                    result?;
+                    self.take(&taken)?;
+                }
+                Event::EndOfWindow => {
+                    if Now::read().unix_us >= end_us {
+                        reports.drain(|state| taken.push(*state));
+                        self.take(&taken)?;
+                        self.devices.look().await?;
+                        self.end_of_window(end_us)?;
+                        end_us = self.next_window_end();
+                    }
+                }
+                Event::Look => {
+                    let patterns = &self.config.watch.interfaces;
+                    self.devices.follow(&mut self.live, patterns).await?;
+                    self.devices.look().await?;
+                    notify(&[NotifyState::Watchdog]);
+                }
+                Event::Reload => {
+                    self.reload()?;
+                    end_us = self.next_window_end();
+                }
+                Event::Stop(signal) => {
+                    tracing::info!("{signal}: writing what is known");
+                    notify(&[NotifyState::Stopping]);
+                    reports.drain(|state| taken.push(*state));
+                    self.take(&taken)?;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn next_window_end(&self) -> u64 {
+        let length_us = u64::from(self.config.window.length_s) * 1_000_000;
+        next_boundary(Now::read().unix_us, length_us)
+    }
+
+    /// Takes reports of the kernel side.
+    fn take(&mut self, states: &[FlowState]) -> Result<()> {
+        let now = Now::read();
+        let mut records = Vec::new();
+        self.tally.reports_received += states.len() as u64;
+        for state in states {
+            let snapshot = self.snapshot(state, now);
+            self.pipeline.snapshot(&snapshot, &mut records);
+        }
+        self.write(&records)
+    }
+
+    fn snapshot(&self, state: &FlowState, now: Now) -> Snapshot {
+        // The direction with more bytes is the one a device is named for.
+        let [first, second] = &state.halves;
+        let data = if first.bytes >= second.bytes {
+            first
+        } else {
+            second
+        };
+        Snapshot {
+            state: *state,
+            time_us: now.unix_us,
+            read_ns: now.monotonic_ns,
+            interface: self.devices.name(data.owner >> 1),
+        }
+    }
+
+    /// Reads the whole table: flows that went silent never report. What the kernel has pushed
+    /// out is closed, what has ended or was silent for long is removed.
+    fn sweep(&mut self) -> Result<Vec<Record>> {
+        let mut states = Vec::new();
+        self.live.flows(|state| states.push(*state))?;
+        let now = Now::read();
+        let mut records = Vec::new();
+        for state in &states {
+            let snapshot = self.snapshot(state, now);
+            self.pipeline.snapshot(&snapshot, &mut records);
+        }
+        let present: std::collections::HashSet<_> = states.iter().map(|state| state.key).collect();
+        for key in self.pipeline.keys() {
+            if !present.contains(&key) {
+                let reason = CloseReason::Evicted;
+                self.pipeline
+                    .close_flow(&key, now.unix_us, reason, &mut records);
+            }
+        }
+        self.tally.flows_live = states.len() as u64;
+        let idle_ns = u64::from(self.config.flows.idle_s) * 1_000_000_000;
+        for state in &states {
+            let silent_ns = now.monotonic_ns.saturating_sub(state.last_seen_ns());
+            if silent_ns >= idle_ns || (is_over(state) && silent_ns >= LINGER_NS) {
+                self.live.remove(&state.key)?;
+                self.tally.flows_removed += 1;
+                self.tally.flows_live -= 1;
+            }
+        }
+        Ok(records)
+    }
+
+    fn end_of_window(&mut self, end_us: u64) -> Result<()> {
+        let mut records = self.sweep()?;
+        let window_us = u64::from(self.config.window.length_s) * 1_000_000;
+        let local = self.devices.end_of_window(window_us);
+        let counters = self.live.counters()?;
+        let missed = self.tally.end_of_window(&counters);
+        records.extend(self.pipeline.end_of_window(end_us, Some(&local), &missed));
+        records.push(self.tally.status(
+            end_us,
+            self.pipeline.flows() as u64,
+            self.log.dropped_lines(),
+            self.log.failed_writes(),
+        ));
+        self.follow_clock()?;
+        self.write(&records)
+    }
+
+    /// Windows are cut by UTC: where that was set or drifted, epochs move with it.
+    fn follow_clock(&mut self) -> Result<()> {
+        /// A slip below this changes no minimum's epoch that matters.
+        const SLIP_NS: u64 = 1_000_000;
+        let offset_ns = Now::read().offset_ns();
+        if offset_ns.abs_diff(self.epoch_offset_ns) > SLIP_NS {
+            self.live.set_times(&self.config, offset_ns)?;
+            self.epoch_offset_ns = offset_ns;
+        }
+        Ok(())
+    }
+
+    /// Writes records. Only a reader that has gone ends the daemon: a full disk is said, counted
+    /// and tried again.
+    fn write(&mut self, records: &[Record]) -> Result<()> {
+        match self.log.write(records) {
+            Ok(()) => {
+                if std::mem::take(&mut self.log_failing) {
+                    tracing::info!("the log is written again");
+                }
+                Ok(())
+            }
+            Err(closed @ WriteError::Closed) => Err(anyhow::Error::new(closed)),
+            Err(error @ WriteError::Refused { .. }) => {
+                if !std::mem::replace(&mut self.log_failing, true) {
+                    tracing::error!("{error}");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// SIGHUP: the log is reopened; a configuration that is right replaces the old one.
+    fn reload(&mut self) -> Result<()> {
+        if let Err(error) = self.log.reopen() {
+            tracing::error!("{error}; the old one stays in use");
+        }
+        match self.read_again() {
+            Ok((config, routes)) => {
+                self.say_what_needs_a_restart(&config);
+                self.config = config;
+                self.live.watch(&self.config, self.epoch_offset_ns)?;
+                self.routes.store(Arc::new(routes));
+                self.pipeline.reconfigure(&self.config);
+                self.pipeline.relocate();
+                tracing::info!("reloaded; {} prefixes known", self.routes.load().len());
+            }
+            Err(error) => tracing::error!("{error:#}; the old configuration stays in use"),
+        }
+        Ok(())
+    }
+
+    fn read_again(&self) -> Result<(Config, PrefixTable)> {
+        let config = match self.file.as_deref() {
+            Some(file) => Config::load(file)?,
+            None => self.config.clone(),
+        };
+        let routes = PrefixTable::load(&config.path)?;
+        Ok((config, routes))
+    }
+
+    fn say_what_needs_a_restart(&self, new: &Config) {
+        let old = &self.config;
+        let changes = [
+            (old.flows.max != new.flows.max, "flows.max"),
+            (
+                old.log.destination != new.log.destination,
+                "log.destination",
+            ),
+            (old.log.level != new.log.level, "log.level"),
+            (old.debug != new.debug, "debug.kernel_log"),
+        ];
+        for (changed, key) in changes {
+            if changed {
+                tracing::warn!("{key} has changed and needs a restart");
+            }
+        }
+    }
+
+    /// Writes what is known of every flow.
+    fn stop(&mut self) {
+        let now = Now::read();
+        let written = self.sweep().and_then(|mut records| {
+            records.extend(self.pipeline.finish(now.unix_us, None));
+            self.tally.end_of_window(&self.live.counters()?);
+            records.push(self.tally.status(
+                now.unix_us,
+                self.pipeline.flows() as u64,
+                self.log.dropped_lines(),
+                self.log.failed_writes(),
+            ));
+            self.write(&records)
+        });
+        if let Err(error) = written {
+            tracing::error!("{error:#}");
+        }
+    }
+}
+
+/// Whether both sides have finished, or one has aborted.
+fn is_over(state: &FlowState) -> bool {
+    let [first, second] = &state.halves;
+    first.has(half_flags::RST)
+        || second.has(half_flags::RST)
+        || (first.has(half_flags::FIN) && second.has(half_flags::FIN))
+}
+
+/// Time until `unix_us`.
+fn until(unix_us: u64) -> Duration {
+    Duration::from_micros(unix_us.saturating_sub(Now::read().unix_us))
+}
+
+/// Tells systemd, where it listens.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}
+
+fn host_name() -> Result<String> {
+    let name = std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
+        .context("cannot read this host's name")?;
+    Ok(name.trim().to_owned())
+}
