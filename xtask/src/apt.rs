@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::Cache;
+use crate::{cache::Cache, process::output_of, programs::in_path};
 
 /// The variable that names a Debian mirror for what the machine's own sources do not have.
 pub const MIRROR_VARIABLE: &str = "LASTMILE_DEBIAN_MIRROR";
@@ -93,7 +93,7 @@ impl Apt {
     pub fn is_available() -> bool {
         ["apt-get", "apt-cache", "dpkg-deb"]
             .into_iter()
-            .all(|program| crate::requirements::in_path(program).is_some())
+            .all(|program| in_path(program).is_some())
     }
 
     fn open(cache: &Cache, sources: &Sources) -> Result<Self> {
@@ -228,40 +228,6 @@ impl Apt {
     fn run(&self, command: &mut Command) -> Result<String> {
         output_of(command)
     }
-}
-
-/// The standard output of a command that must succeed.
-///
-/// # Errors
-/// With what it printed, when it could not be run or failed.
-pub fn output_of(command: &mut Command) -> Result<String> {
-    let name = in_short(command);
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {name}"))?;
-    if !output.status.success() {
-        bail!(
-            "{name} failed ({}):\n{}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// A command as a person would type it, without our options for apt.
-fn in_short(command: &Command) -> String {
-    let mut words = vec![command.get_program().to_string_lossy()];
-    let mut arguments = command.get_args();
-    while let Some(argument) = arguments.next() {
-        if argument == "-o" {
-            arguments.next();
-        } else {
-            words.push(argument.to_string_lossy());
-        }
-    }
-    words.join(" ")
 }
 
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -1,13 +1,15 @@
 //! Runs the cargo that runs us.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+
+use crate::process::output_of;
 
 /// The root of this repository.
 pub fn workspace() -> &'static Path {
@@ -62,6 +64,27 @@ pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
         .filter_map(|line| serde_json::from_str(line).ok())
         .filter_map(|message: Value| executable(&message))
         .collect())
+}
+
+/// A copy of an executable in `folder` without debug information, which is nine tenths of it and
+/// would only fill a virtual machine's memory.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn without_debug_information(executable: &Path, folder: &Path) -> Result<PathBuf> {
+    let name = executable
+        .file_name()
+        .with_context(|| format!("{} has no name", executable.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let copy = folder.join(name);
+    let mut strip = Command::new("strip");
+    strip
+        .arg("--strip-debug")
+        .arg("-o")
+        .arg(&copy)
+        .arg(executable);
+    output_of(&mut strip)?;
+    Ok(copy)
 }
 
 /// The executable in one of cargo's JSON messages, if it announces one.

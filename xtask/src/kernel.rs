@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::cache::Cache;
+use crate::{apt::Places, cache::Cache};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Kernel {
@@ -43,6 +43,31 @@ impl Kernel {
             Self::V6_1 => 27,
             Self::V6_12 => 34,
         }
+    }
+
+    /// Unpacks the newest release.
+    ///
+    /// # Errors
+    /// When no release can be had.
+    pub fn obtain(self, cache: &Cache, places: &mut Places<'_>) -> Result<()> {
+        let prefix = format!("linux-image-{}.", self.version());
+        places.find(&format!("{prefix}*-cloud-amd64"), |apt| {
+            // linux-image-6.1.0-56-cloud-amd64, not its -dbg and -unsigned companions.
+            let mut releases: Vec<_> = apt
+                .names(&prefix)?
+                .into_iter()
+                .filter(|name| name.ends_with("-cloud-amd64"))
+                .collect();
+            releases.sort_by_key(|name| numbers(name));
+            for package in releases.iter().rev() {
+                if apt.candidate(package)?.is_some() {
+                    let staged = cache.stage("linux")?;
+                    apt.unpack_alone(package, &staged)?;
+                    return cache.publish(&staged, &self.cache_name()).map(Some);
+                }
+            }
+            Ok(None)
+        })
     }
 
     /// The boot image and the folder with `kernel/`, the modules.
@@ -84,6 +109,13 @@ fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
         })
 }
 
+/// The numbers in a package's name, so that 6.12.100 sorts after 6.12.99.
+fn numbers(name: &str) -> Vec<u32> {
+    name.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +128,17 @@ mod tests {
                 Ok(&kernel)
             );
         }
+    }
+
+    #[test]
+    fn releases_sort_as_numbers() {
+        let mut names = [
+            "linux-image-6.12.100+deb12-cloud-amd64",
+            "linux-image-6.12.99+deb12-cloud-amd64",
+            "linux-image-6.12.117+deb12-cloud-amd64",
+        ];
+        names.sort_by_key(|name| numbers(name));
+        assert_eq!(names[2], "linux-image-6.12.117+deb12-cloud-amd64");
+        assert_eq!(names[0], "linux-image-6.12.99+deb12-cloud-amd64");
     }
 }

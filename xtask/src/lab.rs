@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    apt::output_of,
     cache::Cache,
     cargo,
     kernel::Kernel,
+    process::output_of,
     setup,
     vm::{self, VmSpec},
 };
@@ -163,12 +163,16 @@ pub fn play(
         .filter(|_| terminal)
         .filter_map(|name| Some((name.to_owned(), env::var(name).ok()?)))
         .collect();
+    let folder = cargo::workspace().join("target/lab-programs");
     let spec = VmSpec {
         kernel,
         kernel_arguments: Vec::new(),
         command: ["lab", "guest", SCENARIO].map(str::to_owned).into(),
         environment,
-        binaries: vec![programs.lastmile.clone(), programs.lab.clone()],
+        binaries: vec![
+            cargo::without_debug_information(&programs.lastmile, &folder)?,
+            cargo::without_debug_information(&programs.lab, &folder)?,
+        ],
         files: vec![(scenario.file.clone(), SCENARIO.into())],
         streams: Vec::new(),
         time_limit: duration(programs, scenario)? + TIME_BESIDES,

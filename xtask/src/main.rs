@@ -1,7 +1,8 @@
 //! `cargo xtask`: everything a developer or a first-time user does with this repository.
 //!
-//! - [`setup`] finds out what is missing and gets it: packages are downloaded with the machine's
-//!   own apt and unpacked below the cache root ([`cache`], [`apt`]); nothing is installed.
+//! - [`setup`] finds out which of the [`requirements`] are missing and gets them: packages are
+//!   downloaded with the machine's own apt and unpacked below the cache root ([`cache`], [`apt`]);
+//!   nothing is installed.
 //! - [`vm`] boots a real kernel in QEMU with an initramfs of its own and runs one command in it.
 //! - [`lab`] builds lastmile and the lab and plays a scenario in the VM.
 //! - [`test`] is every check there is; [`bench`] measures what a packet costs.
@@ -13,9 +14,12 @@ mod cache;
 mod cargo;
 mod kernel;
 mod lab;
+mod process;
+mod programs;
 mod requirements;
 mod setup;
 mod test;
+mod toolchain;
 mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -26,15 +30,23 @@ use clap::{Parser, Subcommand};
 use crate::kernel::Kernel;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about = "Set up, build, run and test lastmile", after_help = ENVIRONMENT)]
 struct Arguments {
     #[command(subcommand)]
     command: Task,
 }
 
+const ENVIRONMENT: &str = "\
+Environment:
+  LASTMILE_CACHE          folder for all downloads [~/.cache/lastmile]
+  LASTMILE_DEBIAN_MIRROR  address of a Debian mirror (http://HOST/debian), for what this machine's
+                          own package sources do not have; needed on Ubuntu
+  LASTMILE_ACCEL          kvm or tcg: how virtual machines run [what works]";
+
 #[derive(Subcommand)]
 enum Task {
     /// Get everything that building, running and testing need and this machine lacks
+    #[command(after_help = ENVIRONMENT)]
     Setup {
         /// List what is missing and where it would come from; change nothing
         #[arg(long)]

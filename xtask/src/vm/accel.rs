@@ -8,7 +8,7 @@ use std::{env, fs, time::Duration};
 use anyhow::{Context, Result, bail};
 
 use super::VmSpec;
-use crate::{apt::output_of, cache::Cache, kernel::Kernel};
+use crate::{cache::Cache, kernel::Kernel, process::output_of};
 
 /// The variable that overrides the probe: `kvm` or `tcg`.
 const VARIABLE: &str = "LASTMILE_ACCEL";

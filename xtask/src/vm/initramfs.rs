@@ -12,10 +12,10 @@ use anyhow::{Context, Result};
 
 use super::{VmSpec, archive::Archive, modules};
 use crate::{
-    apt::output_of,
     cache::Cache,
     kernel::KernelFiles,
-    requirements::{FoundProgram, find_program},
+    process::output_of,
+    programs::{self, FoundProgram},
 };
 
 const INIT: &str = include_str!("init");
@@ -58,7 +58,7 @@ const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\nnobody:x:65534
 /// # Errors
 /// When something that goes into it cannot be read.
 pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> Result<()> {
-    let busybox = find_program(cache, "busybox")?;
+    let busybox = programs::find(cache, "busybox")?;
     let mut contents = Contents::default();
     contents.program(&busybox)?;
     for applet in output_of(busybox.command().arg("--list"))?.lines() {
@@ -67,7 +67,7 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
             .insert(format!("/bin/{applet}"), "busybox".to_owned());
     }
     for name in PROGRAMS {
-        contents.program(&find_program(cache, name)?)?;
+        contents.program(&programs::find(cache, name)?)?;
     }
     // busybox's own shell prefers its applets to the programs in PATH.
     contents
@@ -79,7 +79,7 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
             root: None,
         })?;
     }
-    contents.delay_distributions(&find_program(cache, "tc")?);
+    contents.delay_distributions(&programs::find(cache, "tc")?);
     for module in modules::load(&kernel.modules, &busybox)? {
         let line = format!("{} {}\n", module.name, module.parameters);
         contents.order.push_str(&line);

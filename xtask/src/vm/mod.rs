@@ -20,7 +20,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{apt::output_of, cache::Cache, kernel::Kernel};
+use crate::{cache::Cache, kernel::Kernel, process::output_of};
 
 /// What to boot, what to put into it and what to run.
 pub struct VmSpec {

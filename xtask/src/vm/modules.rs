@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{apt::output_of, requirements::FoundProgram};
+use crate::{process::output_of, programs::FoundProgram};
 
 /// What the lab and the tests use, where it is not built into the kernel, with parameters: some
 /// would make devices that nobody asked for.

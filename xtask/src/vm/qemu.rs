@@ -16,7 +16,7 @@ use super::{CPUS, Files, MEMORY_MIB, VmSpec, accel::Accelerator, last_lines};
 use crate::{
     cache::Cache,
     kernel::KernelFiles,
-    requirements::{FoundProgram, find_program},
+    programs::{self, FoundProgram},
 };
 
 /// The kernel says only what matters; an oops is a panic, and a panic ends QEMU (`-no-reboot`).
@@ -37,7 +37,7 @@ pub fn run(
     files: &Files,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let qemu = find_program(cache, "qemu-system-x86_64")?;
+    let qemu = programs::find(cache, "qemu-system-x86_64")?;
     let mut command = command(&qemu, kernel, spec, accelerator, files);
     // SAFETY: prctl is async-signal-safe and touches nothing of the parent's memory.
     unsafe {

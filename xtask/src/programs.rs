@@ -1,0 +1,206 @@
+//! Programs of other people that run here or in virtual machines: installed, or unpacked.
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{apt::Places, cache::Cache};
+
+/// The folder of the cache with unpacked programs, and the one in it with [`wrappers`].
+const PROGRAMS_FOLDER: &str = "programs";
+const WRAPPERS: &str = "wrappers";
+
+/// Folders of programs that an ordinary user's `PATH` may lack.
+const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// A program that is used on this machine or copied into virtual ones, and Debian's package of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    pub name: &'static str,
+    pub package: &'static str,
+}
+
+const PROGRAMS: [Program; 7] = [
+    Program {
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+    },
+    Program {
+        name: "busybox",
+        package: "busybox-static",
+    },
+    Program {
+        name: "bash",
+        package: "bash",
+    },
+    Program {
+        name: "ip",
+        package: "iproute2",
+    },
+    Program {
+        name: "tc",
+        package: "iproute2",
+    },
+    Program {
+        name: "ss",
+        package: "iproute2",
+    },
+    Program {
+        name: "nginx",
+        package: "nginx",
+    },
+];
+
+/// A program that was found.
+#[derive(Debug, Clone)]
+pub struct FoundProgram {
+    pub path: PathBuf,
+    /// The root of the unpacked packages it belongs to; `None` for one that is installed.
+    pub root: Option<PathBuf>,
+}
+
+impl FoundProgram {
+    /// Ready to run here, with its libraries.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        if let Some(paths) = self.library_path() {
+            command.env("LD_LIBRARY_PATH", paths);
+        }
+        command
+    }
+
+    pub fn library_path(&self) -> Option<OsString> {
+        let root = self.root.as_ref()?;
+        env::join_paths(library_folders(root)).ok()
+    }
+}
+
+/// Where unpacked packages have their shared libraries, with the top-level links merged or not.
+pub fn library_folders(root: &Path) -> Vec<PathBuf> {
+    ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+        .into_iter()
+        .map(|below| root.join(below))
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+/// Finds a program among the unpacked packages, else on this machine.
+///
+/// # Errors
+/// When it is in neither place.
+pub fn find(cache: &Cache, name: &str) -> Result<FoundProgram> {
+    let root = cache.path(PROGRAMS_FOLDER);
+    unpacked(&root, name)
+        .map(|path| FoundProgram {
+            path,
+            root: Some(root.clone()),
+        })
+        .or_else(|| in_path(name).map(|path| FoundProgram { path, root: None }))
+        .with_context(|| format!("there is no {name}: run `cargo xtask setup`"))
+}
+
+/// The file of a program below the root of unpacked packages.
+fn unpacked(root: &Path, name: &str) -> Option<PathBuf> {
+    ["usr/sbin", "usr/bin", "sbin", "bin"]
+        .into_iter()
+        .map(|below| root.join(below).join(name))
+        .find(|path| path.is_file())
+}
+
+/// `PATH` for tests on this machine: what is installed, then what is unpacked.
+///
+/// # Errors
+/// When the cache's path has a colon.
+pub fn path_with_programs(cache: &Cache) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path)
+        .chain(SYSTEM_FOLDERS.map(PathBuf::from))
+        .chain([cache.path(PROGRAMS_FOLDER).join(WRAPPERS)]);
+    env::join_paths(folders).context("the cache's path has a colon")
+}
+
+/// Makes scripts that start the programs unpacked in `staged`, which will be `root`, with their
+/// libraries, for those who only know their names.
+fn wrappers(staged: &Path, root: &Path) -> Result<()> {
+    let folder = staged.join(WRAPPERS);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let below = |path: PathBuf| match path.strip_prefix(staged) {
+        Ok(path) => root.join(path),
+        Err(_) => path,
+    };
+    let libraries = env::join_paths(library_folders(staged).into_iter().map(below))
+        .context("the cache's path has a colon")?;
+    for program in PROGRAMS {
+        if let Some(path) = unpacked(staged, program.name) {
+            let script = format!(
+                "#!/bin/sh\nLD_LIBRARY_PATH='{}' TC_LIB_DIR='{}' exec '{}' \"$@\"\n",
+                libraries.display(),
+                root.join("usr/lib/x86_64-linux-gnu/tc").display(),
+                below(path).display()
+            );
+            let wrapper = folder.join(program.name);
+            fs::write(&wrapper, script)
+                .and_then(|()| fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)))
+                .with_context(|| format!("cannot write {}", wrapper.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks in `PATH` and [`SYSTEM_FOLDERS`].
+pub fn in_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(SYSTEM_FOLDERS.map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The programs that are neither installed nor unpacked.
+pub fn missing(cache: &Cache) -> Vec<Program> {
+    PROGRAMS
+        .into_iter()
+        .filter(|program| find(cache, program.name).is_err())
+        .collect()
+}
+
+/// The packages that hold these programs, each once.
+pub fn packages(programs: impl IntoIterator<Item = Program>) -> Vec<&'static str> {
+    let packages: BTreeSet<_> = programs
+        .into_iter()
+        .map(|program| program.package)
+        .collect();
+    packages.into_iter().collect()
+}
+
+/// Downloads and unpacks what this machine lacks.
+///
+/// # Errors
+/// When a package cannot be had.
+pub fn obtain(cache: &Cache, places: &mut Places<'_>) -> Result<()> {
+    // Whatever this machine lacks, not only what an earlier set-up lacked: the folder is made anew.
+    let packages = packages(
+        PROGRAMS
+            .into_iter()
+            .filter(|program| in_path(program.name).is_none()),
+    );
+    places.find(&packages.join(", "), |apt| {
+        for package in &packages {
+            if apt.candidate(package)?.is_none() {
+                return Ok(None);
+            }
+        }
+        let staged = cache.stage(PROGRAMS_FOLDER)?;
+        apt.unpack_with_dependencies(&packages, &staged)?;
+        wrappers(&staged, &cache.path(PROGRAMS_FOLDER))?;
+        cache.publish(&staged, PROGRAMS_FOLDER).map(Some)
+    })
+}
