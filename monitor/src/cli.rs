@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::capture::replay::{self, Attribution};
 use crate::config::{Config, Problem};
 use crate::export::{jsonl::WriteError, schema};
 use crate::path::CsvError;
@@ -34,6 +35,15 @@ enum Command {
     Run(ConfigFile),
     /// Say what `run` would do, and what is missing for it. Changes nothing.
     Check(ConfigFile),
+    /// Read packet captures (pcap, pcapng) with the same code as `run`: a `close` record for every
+    /// flow, and with --config everything that `run` would have logged, in capture time.
+    Replay {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Captures, read one after the other as one stream.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Print the JSON Schema of the log.
     Schema,
 }
@@ -68,6 +78,13 @@ impl Cli {
                 let (config, file) = Config::find(config.as_deref())?;
                 crate::check::run(&config, file.as_deref())
             }
+            Command::Replay {
+                config: ConfigFile { config },
+                files,
+            } => match config {
+                Some(file) => replay::run(Config::load(&file)?, Attribution::On, &files),
+                None => replay::run(Config::default(), Attribution::Off, &files),
+            },
             Command::Schema => {
                 let mut text = serde_json::to_string_pretty(&schema::schema())
                     .context("the schema is no JSON")?;

@@ -33,6 +33,21 @@ pub enum Segment {
     BehindProxy,
 }
 
+impl Segment {
+    /// All of them, from us outward.
+    pub const ALL: [Self; 9] = [
+        Self::Host,
+        Self::OwnNetwork,
+        Self::Interconnect,
+        Self::Transit,
+        Self::Isp,
+        Self::AccessShared,
+        Self::LastMile,
+        Self::ReversePath,
+        Self::BehindProxy,
+    ];
+}
+
 /// How a segment slows the traffic.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::finding::{Evidence, Finding, Place};
+use super::interconnect;
 use super::scene::{Scene, Tally, tallies};
 use crate::config::Thresholds;
 
@@ -116,6 +117,9 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
 
 /// Between our machine and our ports at the edge.
 pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
+    if let Some(why) = interconnect::maybe_bundle(scene, place) {
+        return Finding::Open(why);
+    }
     if let Some(why) = served_well(scene) {
         return Finding::Rejected(why);
     }

@@ -3,8 +3,11 @@
 //! Named when nearly all prefixes of at least two ISPs behind it are bad at the same time, while
 //! no ISP behind it is good, and data toward the clients is slowed. One vote a prefix, 80 %: the
 //! "middle" segment of BlameIt (SIGCOMM 2019); several access networks behind one link, as in
-//! M-Lab's interconnection study (2014). An ISP that is as bad elsewhere is no witness: its
+//! M-Lab's interconnection study (2014). An ISP that may be as bad elsewhere is no witness: its
 //! trouble may be its own.
+//!
+//! A link may be a bundle (LAG, ECMP) of which one member is full. Then a part of the clients of
+//! every ISP behind it is bad, and no single client's line is to be blamed for it.
 
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
@@ -18,6 +21,9 @@ const MANY_INTERCONNECTS: usize = 3;
 /// A bundle of four with one bad member would have spared this many other flows with less than
 /// 5 % chance: (3/4)^11 = 0.042.
 const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
+/// One member of a bundle of 16, the usual limit of a LAG's hardware tables, carries twice this
+/// share of the clients.
+const MEMBER_SHARE: f64 = 0.03;
 
 /// Our port or link to the neighbour.
 pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
@@ -52,7 +58,9 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     }
     let witnesses: Vec<_> = isps
         .iter()
-        .filter(|(isp, tally)| tally.is_bad(scene.at) && !bad_elsewhere(scene, isp, interconnect))
+        .filter(|(isp, tally)| {
+            tally.is_bad(scene.at) && !maybe_bad_elsewhere(scene, isp, interconnect)
+        })
         .collect();
     if witnesses.len() < MIN_ISPS {
         return Finding::Open(match witnesses.first() {
@@ -92,12 +100,14 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     Finding::Supported(evidence)
 }
 
-/// Whether the ISP's prefixes behind another interconnect are bad as well.
-fn bad_elsewhere(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
-    scene
-        .by_interconnect(isp)
-        .iter()
-        .any(|(other, tally)| **other != *interconnect && tally.is_bad(scene.at))
+/// Whether the ISP could be as bad behind another interconnect, if all that is unsettled there
+/// were bad.
+fn maybe_bad_elsewhere(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
+    scene.by_interconnect(isp).iter().any(|(other, tally)| {
+        **other != *interconnect
+            && tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp)
+            && 1.0 - tally.good() >= scene.at.bad_share
+    })
 }
 
 /// Several interconnects: each of them cleared by somebody who is good through it.
@@ -132,14 +142,8 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
             "too few other prefixes through {interconnect} are clearly good"
         ));
     }
-    let bad_isps = others
-        .iter()
-        .filter(|vote| vote.has_bad() && place.isp() != Some(&vote.cell.isp))
-        .count();
-    if bad_isps > 0 {
-        return Finding::Open(format!(
-            "clients of other ISPs behind {interconnect} are bad too: one member of a bundle would do that"
-        ));
+    if let Some(why) = maybe_bundle(scene, place) {
+        return Finding::Open(why);
     }
     let good_flows: u64 = others
         .iter()
@@ -157,6 +161,43 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
         tally.good() * 100.0,
         tally.prefixes
     ))
+}
+
+/// Why a full member of a bundle may be what hits one prefix: it would hit clients of several
+/// ISPs behind the same interconnect.
+pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
+    let (Place::Prefix { .. }, Some(interconnect)) = (place, place.interconnect()) else {
+        return None;
+    };
+    // An ISP that is bad as a whole is no part of a bundle, but the subject of another verdict.
+    let wholly_bad: Vec<_> = tallies(
+        scene
+            .all
+            .iter()
+            .filter(|vote| vote.cell.interconnect == *interconnect),
+        |cell| &cell.isp,
+    )
+    .into_iter()
+    .filter(|(_, tally)| tally.is_bad(scene.at))
+    .collect();
+    let others = || {
+        scene.all.iter().filter(|vote| {
+            vote.cell.interconnect == *interconnect
+                && !place.contains(&vote.cell)
+                && !wholly_bad.iter().any(|(isp, _)| *isp == vote.cell.isp)
+        })
+    };
+    let (mut bad, mut all) = (0_usize, 0_usize);
+    for vote in others() {
+        bad += vote.clients.iter().filter(|client| client.is_bad()).count();
+        all += vote.clients.len();
+    }
+    let elsewhere = others().any(|vote| vote.has_bad() && place.isp() != Some(&vote.cell.isp));
+    (elsewhere && bad as f64 >= MEMBER_SHARE * all as f64).then(|| {
+        format!(
+            "{bad} of {all} other clients behind {interconnect}, of several ISPs, are bad too: one member of a bundle would do that"
+        )
+    })
 }
 
 fn good_through(interconnect: &str, isp: &str, tally: &Tally) -> String {

@@ -160,30 +160,18 @@ fn prefix_place(vote: &Vote) -> Place {
 
 /// Asks every hypothesis about `place`.
 fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
-    let findings = [
-        (Segment::Host, host::examine(scene, &place)),
-        (
-            Segment::OwnNetwork,
-            host::examine_own_network(scene, &place),
-        ),
-        (Segment::Interconnect, interconnect::examine(scene, &place)),
-        (Segment::Transit, transit::examine(scene, &place)),
-        (Segment::Isp, isp::examine(scene, &place)),
-        (Segment::AccessShared, access_shared::examine(scene, &place)),
-        (Segment::LastMile, last_mile::examine(scene, &place)),
-        (Segment::ReversePath, reverse_path::examine(scene, &place)),
-        (Segment::BehindProxy, behind_proxy::examine(scene, &place)),
-    ];
     let clients: Vec<&Client> = scene.bad_clients(&place).collect();
     let mut verdict = Verdict {
         degraded: Some(true),
         mechanisms: mechanisms(&clients),
+        partial: interconnect::maybe_bundle(scene, &place).is_some(),
         confidence: confidence(scene, &place),
         evidence: symptoms(&clients),
         observations: clients.iter().map(|client| client.observations).sum(),
         ..Verdict::about(place)
     };
-    for (segment, finding) in findings {
+    for segment in Segment::ALL {
+        let finding = examine(segment, scene, &verdict.place);
         let alternative = |why| Alternative {
             segment: Some(segment),
             limit: None,
@@ -202,6 +190,20 @@ fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
         }
     }
     verdict
+}
+
+fn examine(segment: Segment, scene: &Scene<'_>, place: &Place) -> Finding {
+    match segment {
+        Segment::Host => host::examine(scene, place),
+        Segment::OwnNetwork => host::examine_own_network(scene, place),
+        Segment::Interconnect => interconnect::examine(scene, place),
+        Segment::Transit => transit::examine(scene, place),
+        Segment::Isp => isp::examine(scene, place),
+        Segment::AccessShared => access_shared::examine(scene, place),
+        Segment::LastMile => last_mile::examine(scene, place),
+        Segment::ReversePath => reverse_path::examine(scene, place),
+        Segment::BehindProxy => behind_proxy::examine(scene, place),
+    }
 }
 
 fn bad_clients(votes: &[Vote]) -> impl Iterator<Item = &Client> {
@@ -333,8 +335,14 @@ fn limits(window: &Window, limited: &[(Limit, &Client)]) -> Verdict {
         }
     }
     let bad = bad_clients(&window.votes).count();
+    let rejected = Segment::ALL.into_iter().map(|segment| Alternative {
+        segment: Some(segment),
+        limit: None,
+        why: "RTT, losses and marks are as usual".to_owned(),
+    });
     Verdict {
         degraded: Some(true),
+        rejected: rejected.collect(),
         limits,
         confidence: laplace(limited.len() as f64, bad),
         evidence,

@@ -95,6 +95,34 @@ impl Track {
         self.window = window;
     }
 
+    /// A client of which nothing but its standing is known.
+    #[cfg(test)]
+    pub(super) fn settled(standing: Standing) -> Self {
+        Self {
+            standing,
+            ..Self::new(0)
+        }
+    }
+
+    /// One that has been bad, not only slow, for so many windows.
+    #[cfg(test)]
+    pub(super) fn bad_for(windows: u32) -> Self {
+        Self {
+            bad_windows: windows,
+            rate_only: false,
+            ..Self::settled(Standing::Bad)
+        }
+    }
+
+    /// The same, had it been bad with many others just now.
+    #[cfg(test)]
+    pub(super) fn with_others(self) -> Self {
+        Self {
+            shared: Some(self.window),
+            ..self
+        }
+    }
+
     /// Whether it was bad together with many others, lately.
     pub fn is_shared(&self) -> bool {
         self.shared

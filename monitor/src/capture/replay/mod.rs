@@ -2,8 +2,10 @@
 
 mod file;
 mod packet;
+mod run;
 mod tables;
 
 pub use file::{CaptureError, read};
 pub use packet::Captured;
+pub use run::{Attribution, run};
 pub use tables::HostTables;

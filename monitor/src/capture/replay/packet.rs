@@ -53,9 +53,10 @@ impl Packet for Captured<'_> {
         self.gso_segs
     }
 
-    /// One tap sees both directions once: the same hook for all. Not 0, which means nobody.
+    /// One tap sees both directions once: the same hook for all. Ingress of the first device, as
+    /// BPF_PROG_TEST_RUN has it, so that states are the same to the byte.
     fn hook(&self) -> u32 {
-        1
+        1 << 1
     }
 
     fn departure_ns(&self) -> u64 {
