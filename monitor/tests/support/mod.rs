@@ -1,4 +1,7 @@
-//! What several tests need.
+//! What several tests need. Each uses a part of it.
+#![allow(dead_code, reason = "every test file is a program of its own")]
+
+pub mod net;
 
 use lastmile::{capture::live::Options, config::KernelLog};
 

@@ -1,0 +1,193 @@
+//! Hosts as network namespaces, and transfers between them whose sockets say what happened.
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    process::Command,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+};
+
+use lastmile_lab::netns;
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// A server and a client with a router in between: `server eth0 - eth0 router eth1 - eth0 client`.
+/// Gone when dropped.
+pub struct Internet {
+    pub server: String,
+    pub router: String,
+    pub client: String,
+}
+
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub const PORT: u16 = 80;
+
+impl Internet {
+    /// Builds it. `server_queue` and `router_queue` are root qdiscs toward the client, in `tc`'s
+    /// words.
+    pub fn new(server_queue: Option<&str>, router_queue: Option<&str>) -> Self {
+        let id = format!(
+            "{}-{}",
+            std::process::id(),
+            SERIAL.fetch_add(1, Ordering::Relaxed)
+        );
+        let internet = Self {
+            server: format!("lm-s-{id}"),
+            router: format!("lm-r-{id}"),
+            client: format!("lm-c-{id}"),
+        };
+        let Self {
+            server,
+            router,
+            client,
+        } = &internet;
+        for name in [server, router, client] {
+            ip(&format!("netns add {name}"));
+            ip(&format!("-n {name} link set lo up"));
+        }
+        ip(&format!(
+            "link add eth0 netns {server} type veth peer name eth0 netns {router}"
+        ));
+        ip(&format!(
+            "link add eth1 netns {router} type veth peer name eth0 netns {client}"
+        ));
+        for (name, device, address) in [
+            (server, "eth0", "192.0.2.1/24"),
+            (router, "eth0", "192.0.2.254/24"),
+            (router, "eth1", "198.51.100.254/24"),
+            (client, "eth0", "198.51.100.1/24"),
+        ] {
+            ip(&format!("-n {name} address add {address} dev {device}"));
+            ip(&format!("-n {name} link set {device} up"));
+        }
+        netns::set_sysctl(router, "net/ipv4/ip_forward", "1").expect("the router forwards");
+        ip(&format!("-n {server} route add default via 192.0.2.254"));
+        ip(&format!("-n {client} route add default via 198.51.100.254"));
+        for (name, device, queue) in [
+            (server, "eth0", server_queue),
+            (router, "eth1", router_queue),
+        ] {
+            if let Some(queue) = queue {
+                run(
+                    "tc",
+                    &format!("-n {name} qdisc add dev {device} root {queue}"),
+                );
+            }
+        }
+        internet
+    }
+
+    /// Runs `work` in a thread inside one of the hosts.
+    pub fn on<T: Send + 'static>(
+        &self,
+        host: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<anyhow::Result<T>> {
+        netns::enter(host, move || Ok(work())).expect("the namespace can be entered")
+    }
+
+    /// Sends `bytes` from the server to the client over one connection and returns what the
+    /// server's socket says when the client has everything and both sides have closed.
+    pub fn download(&self, bytes: usize) -> TcpInfo {
+        let (ready, listening) = mpsc::channel();
+        let server = self.on(&self.server, move || {
+            let listener = TcpListener::bind((SERVER, PORT)).expect("the port is free");
+            ready.send(()).expect("the test listens");
+            let (mut stream, _) = listener.accept().expect("the client comes");
+            let mut request = [0u8; 16];
+            stream.read_exact(&mut request).expect("the client asks");
+            let chunk = vec![0x5a; 64 << 10];
+            let mut left = bytes;
+            while left > 0 {
+                let part = left.min(chunk.len());
+                stream.write_all(&chunk[..part]).expect("the client reads");
+                left -= part;
+            }
+            stream.shutdown(Shutdown::Write).expect("still connected");
+            let rest = stream.read(&mut request).expect("the client closes");
+            assert_eq!(rest, 0, "the client sends nothing more");
+            TcpInfo::of(&stream)
+        });
+        listening.recv().expect("the server listens");
+        let client = self.on(&self.client, move || {
+            let address = SocketAddr::from((SERVER, PORT));
+            let mut stream = TcpStream::connect(address).expect("the server is there");
+            stream.write_all(b"sixteen bytes...").expect("connected");
+            let mut received = Vec::with_capacity(bytes);
+            stream.read_to_end(&mut received).expect("the server sends");
+            received.len()
+        });
+        let received = netns::join(client).expect("the client ends");
+        assert_eq!(received, bytes, "everything arrives");
+        netns::join(server).expect("the server ends")
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        for name in [&self.server, &self.router, &self.client] {
+            let status = Command::new("ip").args(["netns", "del", name]).status();
+            if !thread::panicking() {
+                assert!(status.is_ok_and(|status| status.success()), "{name} goes");
+            }
+        }
+    }
+}
+
+/// What the kernel says of a connection (`struct tcp_info`, linux/tcp.h).
+#[derive(Clone, Copy, Debug)]
+pub struct TcpInfo {
+    pub total_retrans: u32,
+    pub min_rtt_us: u32,
+    pub data_segs_out: u32,
+}
+
+impl TcpInfo {
+    fn of(stream: &TcpStream) -> Self {
+        let mut info = [0u8; 232];
+        let mut len = info.len() as libc::socklen_t;
+        // SAFETY: the buffer and its length are valid; the kernel writes at most that much.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        assert_eq!(result, 0, "TCP_INFO is there");
+        assert!(len >= 160, "this kernel's TCP_INFO has data_segs_out");
+        let field =
+            |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().expect("four bytes"));
+        Self {
+            total_retrans: field(100),
+            min_rtt_us: field(148),
+            data_segs_out: field(156),
+        }
+    }
+}
+
+/// Runs `ip`.
+pub fn ip(arguments: &str) {
+    run("ip", arguments);
+}
+
+/// Runs a command that must succeed.
+pub fn run(program: &str, arguments: &str) {
+    let output = Command::new(program)
+        .args(arguments.split(' '))
+        .output()
+        .unwrap_or_else(|error| panic!("{program} (Debian package iproute2): {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
