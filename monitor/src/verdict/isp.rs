@@ -98,22 +98,24 @@ fn one(scene: &Scene<'_>, isp: &str) -> Finding {
     Finding::Supported(evidence)
 }
 
-/// A part of one prefix: the ISP is cleared by its other prefixes.
+/// A part of one prefix: the ISP is cleared by its other prefixes on the same way.
 fn others_good(scene: &Scene<'_>, place: &Place, isp: &str) -> Finding {
-    let others = scene
-        .rest
-        .iter()
-        .copied()
-        .filter(|vote| &*vote.cell.isp == isp && !place.contains(&vote.cell));
+    let others = scene.rest.iter().copied().filter(|vote| {
+        &*vote.cell.isp == isp
+            && place.interconnect() == Some(&vote.cell.interconnect)
+            && !place.contains(&vote.cell)
+    });
     let tally = Tally::of(others);
     if tally.is_good(scene.at) {
         Finding::Rejected(format!(
-            "{:.0} % of {} other prefixes of {isp} are good",
+            "{:.0} % of {} other prefixes of {isp} on the same way are good",
             tally.good() * 100.0,
             tally.prefixes
         ))
     } else {
-        Finding::Open(format!("too few other prefixes of {isp} are clearly good"))
+        Finding::Open(format!(
+            "too few other prefixes of {isp} on the same way are clearly good"
+        ))
     }
 }
 
