@@ -5,7 +5,7 @@
 //!   nothing is installed.
 //! - [`vm`] boots a real kernel in QEMU with an initramfs of its own and runs one command in it.
 //! - [`lab`] builds lastmile and the lab and plays a scenario in the VM.
-//! - [`test`] is every check there is; [`bench`] measures what a packet costs.
+//! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs.
 
 mod apt;
 mod bench;
@@ -41,7 +41,8 @@ Environment:
   LASTMILE_CACHE          folder for all downloads [~/.cache/lastmile]
   LASTMILE_DEBIAN_MIRROR  address of a Debian mirror (http://HOST/debian), for what this machine's
                           own package sources do not have; needed on Ubuntu
-  LASTMILE_ACCEL          kvm or tcg: how virtual machines run [what works]";
+  LASTMILE_ACCEL          kvm or tcg: how virtual machines run [what works]
+  LASTMILE_CAPTURES       folder of packet captures, for the tests that replay real ones";
 
 #[derive(Subcommand)]
 enum Task {

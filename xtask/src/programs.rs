@@ -127,24 +127,21 @@ pub fn path_with_programs(cache: &Cache) -> Result<OsString> {
     env::join_paths(folders).context("the cache's path has a colon")
 }
 
-/// Makes scripts that start the programs unpacked in `staged`, which will be `root`, with their
-/// libraries, for those who only know their names.
-fn wrappers(staged: &Path, root: &Path) -> Result<()> {
-    let folder = staged.join(WRAPPERS);
+/// Makes scripts that start the programs unpacked below `root` with their libraries, for those who
+/// only know their names.
+fn wrappers(root: &Path) -> Result<()> {
+    let folder = root.join(WRAPPERS);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let below = |path: PathBuf| match path.strip_prefix(staged) {
-        Ok(path) => root.join(path),
-        Err(_) => path,
-    };
-    let libraries = env::join_paths(library_folders(staged).into_iter().map(below))
-        .context("the cache's path has a colon")?;
     for program in PROGRAMS {
-        if let Some(path) = unpacked(staged, program.name) {
+        if let Some(path) = unpacked(root, program.name) {
+            // Relative to itself, because `root` has yet to get its final name.
             let script = format!(
-                "#!/bin/sh\nLD_LIBRARY_PATH='{}' TC_LIB_DIR='{}' exec '{}' \"$@\"\n",
-                libraries.display(),
-                root.join("usr/lib/x86_64-linux-gnu/tc").display(),
-                below(path).display()
+                "#!/bin/sh\n\
+                 root=$(dirname \"$(readlink -f \"$0\")\")/..\n\
+                 libraries=$root/usr/lib/x86_64-linux-gnu\n\
+                 export LD_LIBRARY_PATH=\"$libraries:$root/lib/x86_64-linux-gnu\"\n\
+                 TC_LIB_DIR=\"$libraries/tc\" exec \"$root/{}\" \"$@\"\n",
+                path.strip_prefix(root).unwrap_or(&path).display()
             );
             let wrapper = folder.join(program.name);
             fs::write(&wrapper, script)
@@ -200,7 +197,7 @@ pub fn obtain(cache: &Cache, places: &mut Places<'_>) -> Result<()> {
         }
         let staged = cache.stage(PROGRAMS_FOLDER)?;
         apt.unpack_with_dependencies(&packages, &staged)?;
-        wrappers(&staged, &cache.path(PROGRAMS_FOLDER))?;
+        wrappers(&staged)?;
         cache.publish(&staged, PROGRAMS_FOLDER).map(Some)
     })
 }

@@ -40,17 +40,26 @@ struct Tally {
     skipped: u32,
     /// Skips in the executable that is running; its harness will count them as passed.
     skips: u32,
+    /// Where the next failure belongs.
+    part: String,
     /// What failed, for the end.
     failures: Vec<String>,
 }
 
 impl Tally {
-    fn check(&mut self, name: &str, passed: bool) {
+    /// Begins a part of the run.
+    fn begin(&mut self, part: &str) {
+        println!("\n== {part}");
+        part.clone_into(&mut self.part);
+    }
+
+    /// The part as a whole is one test.
+    fn end(&mut self, passed: bool) {
         if passed {
             self.passed += 1;
         } else {
             self.failed += 1;
-            self.failures.push(name.to_owned());
+            self.failures.push(self.part.clone());
         }
     }
 
@@ -62,7 +71,7 @@ impl Tally {
             .strip_prefix("test ")
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
-            self.failures.push(name.to_owned());
+            self.failures.push(format!("{name} ({})", self.part));
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             for (count, what) in counts
                 .split(['.', ';'])
@@ -93,7 +102,7 @@ pub fn run() -> Result<ExitCode> {
     let mut tally = Tally::default();
     checks(&mut tally)?;
     tests_here(&cache, &mut tally)?;
-    tests_in_machines(&cache, &mut tally)?;
+    tests_in_machines(&cache, &mut tally);
     scenarios(&cache, &mut tally)?;
 
     println!();
@@ -122,20 +131,20 @@ fn checks(tally: &mut Tally) -> Result<()> {
         ("documentation", &["doc", "--workspace", "--no-deps"]),
     ];
     for (name, arguments) in checks {
-        heading(name);
+        tally.begin(name);
         let status = cargo::command()
             .args(arguments)
             .env("RUSTDOCFLAGS", "-Dwarnings")
             .status()
             .with_context(|| format!("cannot run cargo {}", arguments.join(" ")))?;
-        tally.check(name, status.success());
+        tally.end(status.success());
     }
     Ok(())
 }
 
 /// `cargo test`, with what the cache holds behind everything else in PATH.
 fn tests_here(cache: &Cache, tally: &mut Tally) -> Result<()> {
-    heading("tests on this machine");
+    tally.begin("tests on this machine");
     let mut command = cargo::command();
     command
         .args(["test", "--workspace", "--no-fail-fast"])
@@ -145,7 +154,7 @@ fn tests_here(cache: &Cache, tally: &mut Tally) -> Result<()> {
     let success = stream(&mut command, tally)?;
     // A test that does not compile, or that dies, leaves no counts.
     if !success && tally.failed == failed_before {
-        tally.check("tests on this machine", false);
+        tally.end(false);
     }
     Ok(())
 }
@@ -169,13 +178,13 @@ fn stream(command: &mut Command, tally: &mut Tally) -> Result<bool> {
 }
 
 /// The daemon's own tests, which load its programs, in each kernel.
-fn tests_in_machines(cache: &Cache, tally: &mut Tally) -> Result<()> {
-    let built = match cargo::build(&["test", "--package", "lastmile", "--no-run"]) {
-        Ok(built) => built,
-        Err(error) => {
-            tally.check(&format!("building tests for machines: {error:#}"), false);
-            return Ok(());
-        }
+fn tests_in_machines(cache: &Cache, tally: &mut Tally) {
+    tally.begin("building tests for virtual machines");
+    let Some(built) = or_failure(
+        tally,
+        cargo::build(&["test", "--package", "lastmile", "--no-run"]),
+    ) else {
+        return;
     };
     let (tests, programs): (Vec<_>, Vec<_>) =
         built.into_iter().partition(|executable| executable.test);
@@ -187,7 +196,16 @@ fn tests_in_machines(cache: &Cache, tally: &mut Tally) -> Result<()> {
             }
         }
     }
-    Ok(())
+}
+
+/// Shows an error and counts it.
+fn or_failure<T>(tally: &mut Tally, result: Result<T>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            eprintln!("error: {error:#}");
+            tally.end(false);
+        })
+        .ok()
 }
 
 fn test_in_machine(
@@ -204,7 +222,7 @@ fn test_in_machine(
     ]
     .concat()
     .join(" ");
-    heading(&name);
+    tally.begin(&name);
     let failed_before = tally.failed;
     let result = guest_spec(kernel, kernel_arguments, test, programs).and_then(|spec| {
         vm::run(cache, &spec, &mut |line| {
@@ -217,7 +235,7 @@ fn test_in_machine(
     }
     // A harness that dies leaves no counts.
     if !matches!(result, Ok(0)) && tally.failed == failed_before {
-        tally.check(&name, false);
+        tally.end(false);
     }
 }
 
@@ -255,12 +273,9 @@ fn guest_spec(
 }
 
 fn scenarios(cache: &Cache, tally: &mut Tally) -> Result<()> {
-    let programs = match Programs::build() {
-        Ok(programs) => programs,
-        Err(error) => {
-            tally.check(&format!("building the lab: {error:#}"), false);
-            return Ok(());
-        }
+    tally.begin("building the lab");
+    let Some(programs) = or_failure(tally, Programs::build()) else {
+        return Ok(());
     };
     let scenarios = Scenario::all()?;
     for kernel in Kernel::ALL {
@@ -269,7 +284,7 @@ fn scenarios(cache: &Cache, tally: &mut Tally) -> Result<()> {
                 continue;
             }
             let name = format!("scenario {} on Linux {}", scenario.name, kernel.version());
-            heading(&name);
+            tally.begin(&name);
             let out_dir = Path::new("target/lab-tests").join(format!(
                 "{}-{}",
                 scenario.name,
@@ -279,14 +294,10 @@ fn scenarios(cache: &Cache, tally: &mut Tally) -> Result<()> {
             if let Err(error) = &result {
                 eprintln!("error: {error:#}");
             }
-            tally.check(&name, matches!(result, Ok(0)));
+            tally.end(matches!(result, Ok(0)));
         }
     }
     Ok(())
-}
-
-fn heading(text: &str) {
-    println!("\n== {text}");
 }
 
 #[cfg(test)]
@@ -296,6 +307,7 @@ mod tests {
     #[test]
     fn counts_what_a_harness_prints() {
         let mut tally = Tally::default();
+        tally.begin("here");
         for line in [
             "running 4 tests",
             "test flow::wraps ... ok",
@@ -307,6 +319,6 @@ mod tests {
             tally.read(line);
         }
         assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 2));
-        assert_eq!(tally.failures, ["veth::counts"]);
+        assert_eq!(tally.failures, ["veth::counts (here)"]);
     }
 }
