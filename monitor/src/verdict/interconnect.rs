@@ -145,19 +145,20 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
     if let Some(why) = maybe_bundle(scene, place) {
         return Finding::Open(why);
     }
-    let good_flows: u64 = others
+    // A full member would have made its flows bad, not merely unsettled.
+    let spared_flows: u64 = others
         .iter()
         .flat_map(|vote| &vote.clients)
-        .filter(|client| client.is_good())
+        .filter(|client| client.track.bad_windows == 0)
         .map(|client| client.observations)
         .sum();
-    if good_flows < MIN_FLOWS_AGAINST_BUNDLE {
+    if spared_flows < MIN_FLOWS_AGAINST_BUNDLE {
         return Finding::Open(format!(
-            "only {good_flows} other flows through {interconnect} are good: too few to exclude one member of a bundle"
+            "only {spared_flows} other flows through {interconnect} are not bad: too few to exclude one member of a bundle"
         ));
     }
     Finding::Rejected(format!(
-        "{:.0} % of {} other prefixes ({good_flows} flows) through {interconnect} are good",
+        "{:.0} % of {} other prefixes through {interconnect} are good, {spared_flows} flows not bad",
         tally.good() * 100.0,
         tally.prefixes
     ))

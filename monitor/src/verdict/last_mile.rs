@@ -3,7 +3,7 @@
 //! Named when the bad clients are scattered: neighbours in the same prefix are good, the other
 //! prefixes on the same way are good, and the client was not lately bad together with many
 //! others. Every wider fault looks like this when it begins and when it ends, so the narrowest
-//! blame waits one window longer than the others.
+//! blame waits longer than the others.
 
 use super::finding::{Evidence, Finding, Place, Segment, log_name};
 use super::scene::{Client, Scene, Tally, Vote};
@@ -11,8 +11,9 @@ use super::standing::SETTLED_AFTER;
 
 /// Part of a prefix's clients that may be bad on their own lines at the same time.
 const SCATTERED_SHARE: f64 = 0.2;
-/// Windows in a row before one line is named.
-const WINDOWS: u32 = SETTLED_AFTER + 1;
+/// Windows a line must have been bad before it is named: a wider fault that reaches it first has
+/// two more windows to reach its neighbours, and a bad window of a neighbour is no comparison.
+const WINDOWS: u64 = SETTLED_AFTER as u64 + 2;
 /// Clients that are bad together are no coincidence of lines.
 const TOGETHER: usize = 3;
 
@@ -59,10 +60,10 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     if bad.iter().any(|client| client.track.is_shared()) {
         return Finding::Open("it was bad together with many others shortly before".to_owned());
     }
-    if let Some(client) = bad.iter().find(|client| client.track.bad_windows < WINDOWS) {
+    if let Some(client) = bad.iter().find(|client| client.track.lasting() < WINDOWS) {
         return Finding::Open(format!(
             "bad for {} windows: a wider fault may be beginning",
-            client.track.bad_windows
+            client.track.lasting()
         ));
     }
     let evidence = |kind: &str, value: f64, threshold: Option<f64>, samples: usize| Evidence {

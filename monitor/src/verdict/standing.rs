@@ -32,6 +32,8 @@ pub struct Track {
     pub standing: Standing,
     /// Windows in a row in which it was bad, this one included.
     pub bad_windows: u32,
+    /// First window of the badness from which it has not recovered yet.
+    bad_since: Option<u64>,
     /// In each of these only the rate was low.
     pub rate_only: bool,
     good_windows: u32,
@@ -48,6 +50,7 @@ impl Track {
         Self {
             standing: Standing::Unsettled,
             bad_windows: 0,
+            bad_since: None,
             rate_only: true,
             good_windows: 0,
             not_recovered: false,
@@ -70,6 +73,9 @@ impl Track {
                 self.rate_only &= raw == Raw::RateOnly;
                 self.good_windows = 0;
                 self.not_recovered |= self.bad_windows >= SETTLED_AFTER;
+                if self.bad_windows == 1 && !self.not_recovered {
+                    self.bad_since = Some(window);
+                }
                 self.standing = if self.not_recovered {
                     Standing::Bad
                 } else {
@@ -109,6 +115,8 @@ impl Track {
     pub(super) fn bad_for(windows: u32) -> Self {
         Self {
             bad_windows: windows,
+            bad_since: Some(0),
+            window: u64::from(windows).saturating_sub(1),
             rate_only: false,
             ..Self::settled(Standing::Bad)
         }
@@ -120,6 +128,15 @@ impl Track {
         Self {
             shared: Some(self.window),
             ..self
+        }
+    }
+
+    /// Windows since it became bad, this one included; good and grey ones in between, from which
+    /// it did not recover, count.
+    pub fn lasting(&self) -> u64 {
+        match self.bad_since {
+            Some(since) if self.standing == Standing::Bad => self.window - since + 1,
+            _ => 0,
         }
     }
 
@@ -271,6 +288,23 @@ mod tests {
             history(&[B, B, None, None, None, None, G]),
             [OPEN, BAD, None, None, None, None, GOOD]
         );
+    }
+
+    #[test]
+    fn how_long_it_lasts_is_counted_from_its_beginning() {
+        let mut track = Track::new(98);
+        let mut lasting = |raw, window| {
+            track.advance(raw, window);
+            track.lasting()
+        };
+        assert_eq!(lasting(Raw::Bad, 100), 0);
+        assert_eq!(lasting(Raw::Bad, 101), 2);
+        assert_eq!(lasting(Raw::Grey, 102), 0);
+        assert_eq!(lasting(Raw::Bad, 103), 4);
+        assert_eq!(lasting(Raw::Good, 104), 0);
+        assert_eq!(lasting(Raw::Good, 105), 0);
+        assert_eq!(lasting(Raw::Bad, 106), 0);
+        assert_eq!(lasting(Raw::Bad, 107), 2);
     }
 
     #[test]

@@ -304,14 +304,11 @@ fn without_a_good_neighbour_a_shared_node_stays_possible() {
 }
 
 #[test]
-fn one_line_is_named_a_window_later_and_never_right_after_a_crowd() {
-    for (windows, shared) in [(2, false), (5, true)] {
+fn one_line_is_named_later_and_never_right_after_a_crowd() {
+    for (windows, shared) in [(3, false), (5, true)] {
         let mut votes = with_prefix(&[Bad, Good]);
-        let track = &mut votes[0].clients[0].track;
-        track.bad_windows = windows;
-        if shared {
-            *track = track.with_others();
-        }
+        let track = Track::bad_for(windows);
+        votes[0].clients[0].track = if shared { track.with_others() } else { track };
         let verdict = only(votes);
         assert!(verdict.segments.len() > 1, "{verdict:#?}");
         assert!(verdict.segments.contains(&Segment::LastMile));
