@@ -2,7 +2,7 @@
 //!
 //! The daemon and `replay` drive the same [`Pipeline`]; only the clock that they pass differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -232,12 +232,12 @@ impl Pipeline {
             .collect();
         let tracks = self.standings.advance(&judged, window.number);
 
-        let mut unfit: Vec<&CellKey> = Vec::new();
+        let mut unfit: BTreeSet<&CellKey> = BTreeSet::new();
         for (((key, address, totals, comparison), (raw, signs)), track) in
             compared.iter().zip(&raws).zip(&tracks)
         {
             if *raw != Raw::Good {
-                unfit.push(key);
+                unfit.insert(key);
             }
             let to_client = &totals.to_client;
             let busy_share =
@@ -261,7 +261,7 @@ impl Pipeline {
         for (key, figures) in figures {
             let memory = self.baselines.entry(key.clone()).or_default();
             // A window in which anything looked worse than usual teaches nothing.
-            let learn = !unfit.contains(&key);
+            let learn = !unfit.contains(key);
             memory.window = window.number;
             memory
                 .baseline

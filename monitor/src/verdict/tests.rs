@@ -425,6 +425,8 @@ proptest! {
                 prop_assert!(!verdict.segments.is_empty(), "everything was rejected: {verdict:#?}");
                 let rejected = verdict.rejected.iter().filter(|other| other.segment.is_some()).count();
                 prop_assert_eq!(verdict.segments.len() + rejected, Segment::ALL.len());
+                // A name is never only what the other rejections left over.
+                prop_assert!(verdict.segments.len() > 1 || verdict.open.is_empty());
             }
         }
     }
