@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Mistake;
+use super::ranges::Mistake;
 
 /// A configuration that cannot be used. Its `Display` is complete: file, line, the line itself
 /// with a caret, and what would be right.

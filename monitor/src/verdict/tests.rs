@@ -1,5 +1,6 @@
 //! Votes made by hand: what is named, and what is not when a comparison is missing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use proptest::prelude::*;

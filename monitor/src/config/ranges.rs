@@ -1,0 +1,173 @@
+//! Which values are possible, and what would be right instead of one that is not.
+
+use super::{Config, MIN_MAX_FLOWS};
+
+/// Every value out of its range, in the order of the file's sections.
+pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let mut check = |holds: bool, key: &'static [&'static str], right: &str| {
+        if !holds {
+            mistakes.push(Mistake {
+                key,
+                right: right.to_owned(),
+            });
+        }
+    };
+    let share = |value: f64| value > 0.0 && value < 1.0;
+    let millis = |value: f64| value > 0.0 && value <= 10_000.0;
+    let (watch, flows, verdict) = (&config.watch, &config.flows, &config.verdict);
+    let baseline = &config.baseline;
+
+    check(
+        watch.interfaces.iter().all(|name| !name.is_empty()),
+        &["watch", "interfaces"],
+        "names or patterns such as [\"eth0\", \"ens*\"]; leave the key out for the interfaces with a default route",
+    );
+    check(
+        watch.ports.iter().all(|&port| port != 0),
+        &["watch", "ports"],
+        "TCP ports from 1 to 65535, such as [80, 443]",
+    );
+    check(
+        watch.prefixes.iter().all(|net| net.trunc() == *net),
+        &["watch", "prefixes"],
+        "prefixes without host bits, such as [\"192.0.2.0/24\", \"2001:db8::/32\"]",
+    );
+    check(
+        watch.sample_one_in >= 1,
+        &["watch", "sample_one_in"],
+        "1 for every flow, N for one flow in N",
+    );
+    check(
+        (MIN_MAX_FLOWS..=16_777_216).contains(&flows.max),
+        &["flows", "max"],
+        "1024 to 16777216 flows (1 KiB of kernel memory each)",
+    );
+    check(
+        (100..=60_000).contains(&flows.report_interval_ms),
+        &["flows", "report_interval_ms"],
+        "100 to 60000 ms",
+    );
+    check(
+        (1..=86_400).contains(&flows.idle_s),
+        &["flows", "idle_s"],
+        "1 to 86400 s",
+    );
+    check(
+        (1..=3_600).contains(&config.window.length_s),
+        &["window", "length_s"],
+        "1 to 3600 s",
+    );
+    check(
+        u64::from(flows.report_interval_ms) <= u64::from(config.window.length_s) * 1_000,
+        &["flows", "report_interval_ms"],
+        "at most the length of a window (window.length_s)",
+    );
+    check(
+        (3..=1_000_000).contains(&baseline.min_windows),
+        &["baseline", "min_windows"],
+        "3 to 1000000 windows",
+    );
+    check(
+        (1..=100_000).contains(&baseline.slot_windows),
+        &["baseline", "slot_windows"],
+        "1 to 100000 windows",
+    );
+    check(
+        (1..=64).contains(&baseline.best_slots),
+        &["baseline", "best_slots"],
+        "1 to 64 slots",
+    );
+    check(
+        (baseline.best_slots..=100_000).contains(&baseline.span_slots),
+        &["baseline", "span_slots"],
+        "at least best_slots, at most 100000",
+    );
+    check(
+        u64::from(baseline.best_slots) * u64::from(baseline.slot_windows) >= 3,
+        &["baseline", "best_slots"],
+        "best_slots x slot_windows of at least 3 windows, or the spread is unknown",
+    );
+    check(
+        verdict.false_discovery_share > 0.0 && verdict.false_discovery_share <= 0.2,
+        &["verdict", "false_discovery_share"],
+        "above 0, at most 0.2",
+    );
+    check(
+        millis(verdict.rtt_excess_ms),
+        &["verdict", "rtt_excess_ms"],
+        "above 0, at most 10000 ms",
+    );
+    check(
+        share(verdict.rtt_excess_share),
+        &["verdict", "rtt_excess_share"],
+        SHARE,
+    );
+    check(
+        share(verdict.loss_excess_share),
+        &["verdict", "loss_excess_share"],
+        SHARE,
+    );
+    check(
+        share(verdict.ce_excess_share),
+        &["verdict", "ce_excess_share"],
+        SHARE,
+    );
+    check(
+        share(verdict.rate_drop_share),
+        &["verdict", "rate_drop_share"],
+        SHARE,
+    );
+    check(
+        verdict.min_rtt_samples >= 3,
+        &["verdict", "min_rtt_samples"],
+        "at least 3: fewer have no low quantile",
+    );
+    check(
+        verdict.min_segments >= 20,
+        &["verdict", "min_segments"],
+        "at least 20: fewer have no share of losses",
+    );
+    check(
+        verdict.min_chunks_per_prefix >= 1,
+        &["verdict", "min_chunks_per_prefix"],
+        "at least 1",
+    );
+    check(
+        verdict.min_prefixes_per_isp >= 2,
+        &["verdict", "min_prefixes_per_isp"],
+        "at least 2: one prefix is no vote of an ISP",
+    );
+    check(
+        (0.6..=1.0).contains(&verdict.bad_share),
+        &["verdict", "bad_share"],
+        "0.6 to 1: with less, two places could be at fault for the same packets",
+    );
+    check(
+        share(verdict.max_missed_share),
+        &["verdict", "max_missed_share"],
+        SHARE,
+    );
+    check(
+        share(verdict.host_drop_share),
+        &["verdict", "host_drop_share"],
+        SHARE,
+    );
+    check(
+        millis(verdict.host_backlog_ms),
+        &["verdict", "host_backlog_ms"],
+        "above 0, at most 10000 ms",
+    );
+    mistakes
+}
+
+const SHARE: &str = "a share above 0 and below 1";
+
+/// A value that TOML accepts and we do not.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    /// Section and key.
+    pub(super) key: &'static [&'static str],
+    /// What would be right.
+    pub(super) right: String,
+}

@@ -1,0 +1,128 @@
+//! All hypotheses, asked about one place: what remains is the verdict.
+
+use std::collections::BTreeSet;
+
+use super::finding::{Alternative, Evidence, Finding, Mechanism, Place, Segment, Verdict};
+use super::scene::{Client, Scene};
+use super::{
+    access_shared, behind_proxy, degraded, host, interconnect, isp, last_mile, reverse_path,
+    transit,
+};
+use crate::flow::baseline::Moments;
+
+/// Asks every hypothesis about `place`.
+pub fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
+    let clients: Vec<&Client> = scene.bad_clients(&place).collect();
+    let mut verdict = Verdict {
+        degraded: Some(true),
+        mechanisms: mechanisms(&clients),
+        partial: interconnect::maybe_bundle(scene, &place).is_some(),
+        confidence: confidence(scene, &place),
+        evidence: symptoms(&clients),
+        observations: clients.iter().map(|client| client.observations).sum(),
+        ..Verdict::about(place)
+    };
+    for segment in Segment::ALL {
+        let finding = examine(segment, scene, &verdict.place);
+        let alternative = |why| Alternative {
+            segment: Some(segment),
+            limit: None,
+            why,
+        };
+        match finding {
+            Finding::Supported(evidence) => {
+                verdict.segments.insert(segment);
+                verdict.evidence.extend(evidence);
+            }
+            Finding::Open(why) => {
+                verdict.segments.insert(segment);
+                verdict.open.push(alternative(why));
+            }
+            Finding::Rejected(why) => verdict.rejected.push(alternative(why)),
+        }
+    }
+    verdict
+}
+
+fn examine(segment: Segment, scene: &Scene<'_>, place: &Place) -> Finding {
+    match segment {
+        Segment::Host => host::examine(scene, place),
+        Segment::OwnNetwork => host::examine_own_network(scene, place),
+        Segment::Interconnect => interconnect::examine(scene, place),
+        Segment::Transit => transit::examine(scene, place),
+        Segment::Isp => isp::examine(scene, place),
+        Segment::AccessShared => access_shared::examine(scene, place),
+        Segment::LastMile => last_mile::examine(scene, place),
+        Segment::ReversePath => reverse_path::examine(scene, place),
+        Segment::BehindProxy => behind_proxy::examine(scene, place),
+    }
+}
+
+/// How the bad clients are slowed: what at least half of them show.
+fn mechanisms(clients: &[&Client]) -> BTreeSet<Mechanism> {
+    let half = |holds: fn(&&&Client) -> bool| {
+        2 * clients.iter().filter(holds).count() >= clients.len().max(1)
+    };
+    let mut mechanisms = BTreeSet::new();
+    if half(|client| client.signs.queue) {
+        mechanisms.insert(Mechanism::Queue);
+    }
+    if half(|client| client.signs.loss && !client.signs.queue) {
+        mechanisms.insert(Mechanism::Loss);
+    }
+    if half(|client| client.signs.ce) {
+        mechanisms.insert(Mechanism::CeMarks);
+    }
+    mechanisms
+}
+
+/// By how much the bad clients are worse than usual, on the average.
+pub fn symptoms(clients: &[&Client]) -> Vec<Evidence> {
+    type Pick = fn(&Client) -> Option<degraded::Sign>;
+    let kinds: [(&str, Pick); 4] = [
+        ("queue_excess_us", |client| client.comparison.rtt),
+        ("loss_excess_share", |client| client.comparison.loss),
+        ("ce_excess_share", |client| client.comparison.ce),
+        ("rate_drop_share", |client| client.comparison.rate),
+    ];
+    let mut evidence = Vec::new();
+    for (kind, pick) in kinds {
+        let (mut excess, mut threshold) = (Moments::default(), Moments::default());
+        for sign in clients.iter().filter_map(|client| pick(client)) {
+            excess.push(Some(sign.excess));
+            threshold.push(Some(sign.threshold));
+        }
+        if excess.count > 0 {
+            evidence.push(Evidence {
+                kind: kind.to_owned(),
+                supports: "degraded".to_owned(),
+                value: Some(excess.mean),
+                threshold: Some(threshold.mean),
+                samples: excess.count,
+            });
+        }
+    }
+    evidence
+}
+
+/// How much of what was seen agrees with the verdict: prefixes inside the place that are bad,
+/// prefixes outside of it that are good, by Laplace's rule of succession. For one prefix both
+/// its bad and its good clients agree.
+fn confidence(scene: &Scene<'_>, place: &Place) -> f64 {
+    let one_prefix = place.prefix().is_some();
+    let agreeing: f64 = scene
+        .rest
+        .iter()
+        .map(|vote| match place.contains(&vote.cell) {
+            true if one_prefix => vote.bad() + vote.good(),
+            true => vote.bad(),
+            false => vote.good(),
+        })
+        .sum();
+    laplace(agreeing, scene.rest.len())
+}
+
+/// Laplace's rule of succession: how far `agreeing` of `all` can be trusted.
+pub fn laplace(agreeing: f64, all: usize) -> f64 {
+    (agreeing + 1.0) / (all as f64 + 2.0)
+}
