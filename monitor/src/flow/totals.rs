@@ -194,3 +194,101 @@ fn new_extremes(before: &Half, after: &Half, samples: u64) -> Option<(u32, u32)>
     }
     Some(extremes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use monitor_ebpf::flow::half_flags;
+    use proptest::prelude::*;
+
+    fn reading<'a>(sender: &'a Half, receiver: &'a Half, read_us: u32) -> Reading<'a> {
+        Reading {
+            sender,
+            receiver,
+            read_us,
+        }
+    }
+
+    /// Data up to `sent`, outstanding since `since_us`, acknowledged up to `acked`.
+    fn busy(sent: u32, since_us: u32, acked: u32) -> (Half, Half) {
+        let (mut sender, mut receiver) = (Half::EMPTY, Half::EMPTY);
+        sender.flags = half_flags::SEQUENCE_KNOWN;
+        sender.bytes = 1;
+        sender.burst = u64::from(sent) << 32 | u64::from(since_us);
+        receiver.flags = half_flags::ACK_KNOWN;
+        receiver.acked = u64::from(acked) << 32;
+        (sender, receiver)
+    }
+
+    #[test]
+    fn a_busy_period_counts_while_it_lasts_and_only_once() {
+        let (sender, receiver) = busy(5_000, 1_000, 2_000);
+        let (ended, mut at_end) = busy(5_000, 1_000, 5_000);
+        at_end.busy_us = 8_000;
+        let before = (Half::EMPTY, Half::EMPTY);
+        let start = reading(&before.0, &before.1, 500);
+        let (during, later) = (
+            reading(&sender, &receiver, 4_000),
+            reading(&sender, &receiver, 7_000),
+        );
+        let over = reading(&ended, &at_end, 20_000);
+        let spans = [(&start, &during), (&during, &later), (&later, &over)];
+        let busy: Vec<u64> = spans
+            .iter()
+            .map(|(from, to)| Totals::between(from, to).busy_us)
+            .collect();
+        assert_eq!(busy, [3_000, 3_000, 2_000]);
+    }
+
+    #[test]
+    fn the_minimum_of_an_epoch_that_was_read_before_is_not_read_again() {
+        let epoch = |epoch, rtt_min_us, rtt_max_us| EpochRtt {
+            epoch,
+            rtt_min_us,
+            rtt_max_us,
+        };
+        let (mut before, mut after) = (Half::EMPTY, Half::EMPTY);
+        before.rtt_current = epoch(7, 10, 20);
+        after.rtt_previous = epoch(7, 10, 20);
+        after.rtt_current = epoch(8, 30, 40);
+        assert_eq!(new_extremes(&before, &after, 1), Some((30, 40)));
+        // An epoch nobody read is all new.
+        after.rtt_previous = epoch(8, 25, 50);
+        after.rtt_current = epoch(9, 30, 40);
+        assert_eq!(new_extremes(&before, &after, 1), Some((25, 50)));
+        assert_eq!(new_extremes(&before, &after, 0), None);
+    }
+
+    #[test]
+    fn a_count_that_went_back_is_no_gain() {
+        let (mut before, mut after) = (Half::EMPTY, Half::EMPTY);
+        (before.segments, after.segments) = (10, 9);
+        (before.bytes, after.bytes) = (10_000, 9_000);
+        let none = Half::EMPTY;
+        let totals = Totals::between(&reading(&before, &none, 0), &reading(&after, &none, 1));
+        assert_eq!((totals.segments, totals.bytes), (0, 0));
+    }
+
+    proptest! {
+        /// Whatever reports were lost on the way, the sum of the differences is the difference.
+        #[test]
+        fn differences_add_up(
+            start in any::<u32>(),
+            steps in prop::collection::vec((0u32..1_000_000, 0u16..1_000), 1..20),
+        ) {
+            let mut halves = vec![Half { segments: start, ..Half::EMPTY }];
+            for (segments, samples) in &steps {
+                let mut next = halves[halves.len() - 1];
+                next.segments = next.segments.wrapping_add(*segments);
+                next.rtt_bins[12] = next.rtt_bins[12].wrapping_add(*samples);
+                halves.push(next);
+            }
+            let mut sum = Totals::default();
+            for pair in halves.windows(2) {
+                sum.add(&Totals::between(&reading(&pair[0], &pair[0], 0), &reading(&pair[1], &pair[1], 1)));
+            }
+            prop_assert_eq!(sum.segments, steps.iter().map(|step| u64::from(step.0)).sum::<u64>());
+            prop_assert_eq!(sum.rtt.samples(), steps.iter().map(|step| u64::from(step.1)).sum::<u64>());
+        }
+    }
+}
