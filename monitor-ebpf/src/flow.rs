@@ -266,7 +266,8 @@ pub struct Half {
     /// RTT samples, of both sources; `rtt_timestamp_samples` of them by timestamps.
     pub rtt_samples: u32,
     pub rtt_timestamp_samples: u32,
-    pub padding: u32,
+    /// Smoothed RTT of the other direction's data, µs (RFC 6298, 2.3, alpha 1/8).
+    pub rtt_smoothed_us: u32,
     pub rtt_current: EpochRtt,
     pub rtt_previous: EpochRtt,
     pub slow_start: SlowStart,
@@ -403,7 +404,7 @@ impl Half {
         handshake_rtt_us: 0,
         rtt_samples: 0,
         rtt_timestamp_samples: 0,
-        padding: 0,
+        rtt_smoothed_us: 0,
         rtt_sum_us: 0,
         rtt_current: EpochRtt {
             epoch: 0,

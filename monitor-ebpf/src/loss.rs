@@ -6,7 +6,6 @@
 
 use crate::{
     flow::{GAPS, Gap, Half},
-    rtt,
     sequence::distance,
 };
 
@@ -87,7 +86,7 @@ pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
 /// than half an RTT of the whole path, which is both sides' RTT added at a path vantage.
 #[inline(always)]
 pub fn is_reordering(own: &Half, peer: &Half, hole_age_us: u32) -> bool {
-    let path_rtt_us = match rtt::recent_min(own).saturating_add(rtt::recent_min(peer)) {
+    let path_rtt_us = match own.rtt_smoothed_us.wrapping_add(peer.rtt_smoothed_us) {
         0 => RTT_ASSUMED_US,
         known => known,
     };

@@ -29,6 +29,11 @@ pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
     half.rtt_samples = half.rtt_samples.wrapping_add(1);
     half.rtt_sum_us = half.rtt_sum_us.wrapping_add(u64::from(rtt_us));
     const { assert!(RTT_BINS == 64) };
+    half.rtt_smoothed_us = if half.rtt_smoothed_us == 0 {
+        rtt_us
+    } else {
+        half.rtt_smoothed_us - half.rtt_smoothed_us / 8 + rtt_us / 8
+    };
     let bin = below_64(rtt_bin(rtt_us));
     if let Some(count) = half.rtt_bins.get_mut(bin) {
         *count = count.wrapping_add(1);
@@ -70,14 +75,4 @@ pub fn record_slow_start(half: &mut Half, rtt_us: u32) {
     slow_start.rtt_sum_us = slow_start.rtt_sum_us.wrapping_add(u64::from(rtt_us));
     let square = u64::from(rtt_us).wrapping_mul(u64::from(rtt_us));
     slow_start.rtt_square_sum = slow_start.rtt_square_sum.wrapping_add(square);
-}
-
-/// The lowest RTT lately known to this half, µs; 0: none.
-#[inline(always)]
-pub fn recent_min(half: &Half) -> u32 {
-    if half.rtt_current.rtt_max_us != 0 {
-        half.rtt_current.rtt_min_us
-    } else {
-        half.handshake_rtt_us
-    }
 }

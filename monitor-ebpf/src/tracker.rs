@@ -384,8 +384,10 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
     }
     count_payload(own, segment);
     if ahead < 0 {
-        again(own, peer, segment, start, end, peer_ack, time);
-        if distance(next, end) > 0 {
+        let goes_on = distance(next, end) > 0;
+        let seen_end = if goes_on { next } else { end };
+        again(own, peer, segment, start, seen_end, peer_ack, time);
+        if goes_on {
             own.burst = pack(end, low(own.burst));
         }
         return;
@@ -438,7 +440,8 @@ fn is_probe(segment: &Segment, next: u32, peer_ack: Option<u32>) -> bool {
         && peer_ack == Some(next)
 }
 
-/// Data below the highest sequence number sent: a retransmission, or reordering before us.
+/// `start..end`, below the highest sequence number sent: a retransmission, or reordering before
+/// us. The packet may go on with new data: GRO merges what is contiguous.
 #[inline(always)]
 fn again<C: Clock>(
     own: &mut Half,
@@ -451,7 +454,12 @@ fn again<C: Clock>(
 ) {
     // Karn: whatever is acknowledged from here on may be either copy, or had to wait for it.
     own.sample = 0;
-    let count = segment.segments.max(1);
+    let len = end.wrapping_sub(start);
+    let count = if len < segment.payload_len && segment.segment_len > 0 {
+        len.wrapping_add(segment.segment_len - 1) / segment.segment_len
+    } else {
+        segment.segments.max(1)
+    };
     let already_acked = match peer_ack {
         Some(ack) => distance(end, ack) >= 0,
         None => false,
@@ -471,5 +479,5 @@ fn again<C: Clock>(
     own.retransmitted_segments = own.retransmitted_segments.wrapping_add(count);
     own.retransmitted_bytes = own
         .retransmitted_bytes
-        .wrapping_add(u64::from(segment.payload_len));
+        .wrapping_add(u64::from(len.min(segment.payload_len)));
 }
