@@ -14,8 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use toml::{Table, Value};
 
+use crate::addresses::VIDEO;
 use crate::netns;
-use crate::plan::{Plan, VIDEO};
+use crate::plan::Plan;
 use crate::scenario::Scenario;
 use crate::web;
 
@@ -158,7 +159,10 @@ fn configuration(scenario: &Scenario, prefixes: &Path) -> Table {
     ]);
     let path = prefixes.to_string_lossy().into_owned();
     let path = Table::from_iter([("prefixes_csv".to_owned(), Value::from(path))]);
-    let log = Table::from_iter([("destination".to_owned(), Value::from("stdout"))]);
+    let log = Table::from_iter([
+        ("destination".to_owned(), Value::from("stdout")),
+        ("level".to_owned(), Value::from("warn")),
+    ]);
     table.insert("watch".to_owned(), watch.into());
     table.insert("path".to_owned(), path.into());
     table.insert("log".to_owned(), log.into());

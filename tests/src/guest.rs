@@ -10,11 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::addresses::VIDEO;
 use crate::cross::{self, Running};
 use crate::daemon::{Daemon, Event};
 use crate::judge::{Said, judge};
 use crate::netns;
-use crate::plan::{Plan, VIDEO};
+use crate::plan::Plan;
 use crate::player::{ChunkReport, Stage, play};
 use crate::proof;
 use crate::queues::{self, Sample};

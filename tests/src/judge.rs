@@ -85,10 +85,12 @@ fn names(verdict: &Verdict, truth: &Truth) -> bool {
     verdict.segments.len() == 1 && points_at(verdict, truth)
 }
 
-/// Whether the verdict's set holds the truth, about the right place.
+/// Whether the verdict's set holds the truth, about the right place. A name must say the place; a
+/// set that does not yet say it leaves it open, as it leaves the segment open.
 fn points_at(verdict: &Verdict, truth: &Truth) -> bool {
+    let open = verdict.segments.len() > 1;
     let agrees = |said: &Option<String>, truth: &Option<toml::Spanned<String>>| match truth {
-        Some(truth) => said.as_ref() == Some(truth.get_ref()),
+        Some(truth) => said.as_ref().map_or(open, |said| said == truth.get_ref()),
         None => true,
     };
     blames(verdict)
@@ -265,6 +267,14 @@ mod tests {
         assert!(outcome.wrong.is_empty());
         assert!(!outcome.answers[0].right);
         assert_eq!(outcome.answers[0].said, "{interconnect, isp} ix-east");
+    }
+
+    #[test]
+    fn a_name_must_say_its_place_but_a_set_may_leave_it_open() {
+        let name = judge(&lead_in_then(&["interconnect"], ""), &truth(), 60.0);
+        assert_eq!(name.wrong.len(), 5);
+        let set = judge(&lead_in_then(&["interconnect", "isp"], ""), &truth(), 60.0);
+        assert!(set.wrong.is_empty());
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! the truth.
 //!
 //! A [`scenario`] is data: topology, traffic, faults over time, and what is true. From it
-//! [`plan`] makes a concrete network, which [`netns`] builds with real queues. In it runs a real
+//! [`plan`] makes a concrete network ([`addresses`], [`wiring`]), which [`netns`] builds with real
+//! queues. In it runs a real
 //! web server ([`web`]) with one [`player`] a home, the traffic of the faults ([`cross`]) and the
 //! real [`daemon`]. [`queues`] reads the kernel's counters of every queue, by which [`proof`]
 //! makes sure that the truth was true. [`judge`] then compares what the daemon said
 //! ([`verdict`]) with it, [`show`] tells a person, and [`guest`] conducts all this inside the
 //! machine that is the network.
 
+pub mod addresses;
 pub mod cross;
 pub mod daemon;
 pub mod guest;
@@ -22,3 +24,4 @@ pub mod scenario;
 pub mod show;
 pub mod verdict;
 pub mod web;
+pub mod wiring;

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::plan::{Namespace, Plan};
+use crate::plan::Plan;
+use crate::wiring::Namespace;
 
 /// Where iproute2 keeps named namespaces.
 const NETNS: &str = "/run/netns";

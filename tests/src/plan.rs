@@ -1,10 +1,10 @@
 //! From a scenario to a concrete network: namespaces, addresses, links and their queues.
 //!
 //! ```text
-//! video --eth0--> edge --ix-east--> [exchange] --> border-1 --core--> access-1 --line--> home
-//!  (us)     ^      |  --ix-west--> [exchange] --> border-2 --core--> access-2 --line--> home
-//!         host  content               |              ^
-//!                                  elsewhere --------'
+//! video --eth0--> edge --ix-east--> [ ] --> border-1 --core--> access-1 --line--> home-P-N
+//!                  |  --ix-west--> [ ] --> border-2 --core--> access-2 --line--> home-P-N
+//!               content             |         ^                  ^
+//!                                elsewhere ---'               cache-N
 //! ```
 //!
 //! Only the direction toward the homes has rates and queues: the uplink's in `video`, the port's
@@ -12,27 +12,18 @@
 //! home delays what it sends by its base round trip. An exchange is one network on which every
 //! border router is a member (macvlan devices over the far end of our port), so that one port
 //! leads to both ISPs, as at an internet exchange. `content` is another server behind our edge,
-//! `elsewhere` stands for all other networks. Both see only uncongested links of their own.
+//! `elsewhere` stands for all other networks, and a `cache` stands beside each access router, as
+//! large services keep them inside ISPs. Their own links have no limits.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 
-use crate::scenario::{Link, Place, Queue, Scenario};
-
-/// Namespace of our own machine: web server, daemon, uplink.
-pub const VIDEO: &str = "video";
-/// Namespace of our edge router.
-pub const EDGE: &str = "edge";
-/// Namespace of another server behind our edge router.
-pub const CONTENT: &str = "content";
-/// Namespace that stands for all other networks.
-pub const ELSEWHERE: &str = "elsewhere";
-
-/// The video server (RFC 5737 documentation space).
-pub const VIDEO_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// The other server behind our edge.
-pub const CONTENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+use crate::addresses::{
+    CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, VIDEO, VIDEO_ADDRESS, access, border, cache,
+    cache_address, core_far, exchange_elsewhere, transit_far,
+};
+use crate::scenario::{Link, Place, Scenario};
 
 /// Longest name the kernel gives a device (IFNAMSIZ less the closing zero).
 const DEVICE_NAME_MAX: usize = 15;
@@ -91,19 +82,6 @@ pub struct Route {
     pub from: (String, Ipv4Addr),
     /// Namespace that receives, and its address.
     pub to: (String, Ipv4Addr),
-}
-
-/// What `ip` and `tc` have to do in one namespace.
-#[derive(Debug, Default, Clone)]
-pub struct Namespace {
-    /// Its name.
-    pub name: String,
-    /// Whether it forwards packets.
-    pub forwards: bool,
-    /// Lines for `ip -batch`.
-    pub ip: Vec<String>,
-    /// Lines for `tc -batch`.
-    pub tc: Vec<String>,
 }
 
 /// The concrete network.
@@ -220,8 +198,9 @@ impl Plan {
         rows.join("\n") + "\n"
     }
 
-    /// The way of the traffic that fills `place`, past every other queue of the plan, except that
-    /// what fills a home's line crosses its ISP's core as all of the ISP's traffic does.
+    /// The way of the traffic that fills `place`, past every other queue of the plan. What fills a
+    /// home's line comes from inside its ISP, as from one of the caches that large services keep
+    /// there.
     ///
     /// # Panics
     /// If the scenario was not checked: `name` must be known.
@@ -257,187 +236,16 @@ impl Plan {
                     .find(|home| home.address.to_string() == name)
                     .expect("the scenario's check knows every home");
                 Route {
-                    from: (ELSEWHERE.to_owned(), transit_far(home.isp)),
+                    from: (cache(home.isp), cache_address(home.isp)),
                     to: (home.namespace.clone(), home.address),
                 }
             }
         }
     }
 
-    /// Lines for `ip -batch` that create all namespaces and links, before any is configured.
-    #[must_use]
-    pub fn links(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self
-            .namespaces()
-            .iter()
-            .map(|namespace| format!("netns add {}", namespace.name))
-            .collect();
-        let mut veth = |near: (&str, &str), far: (&str, &str)| {
-            lines.push(format!(
-                "link add name {} netns {} type veth peer name {} netns {}",
-                near.1, near.0, far.1, far.0
-            ));
-        };
-        veth((VIDEO, "eth0"), (EDGE, "video"));
-        veth((CONTENT, "eth0"), (EDGE, "content"));
-        for name in &self.interconnects {
-            veth((EDGE, name), (ELSEWHERE, name));
-        }
-        for isp in 0..self.isps.len() {
-            veth((&border(isp), "core"), (&access(isp), "core"));
-            veth(
-                (ELSEWHERE, &format!("isp-{}", isp + 1)),
-                (&border(isp), "transit"),
-            );
-        }
-        for home in &self.homes {
-            veth(
-                (&access(home.isp), &home.namespace),
-                (&home.namespace, "eth0"),
-            );
-        }
-        lines
-    }
-
-    /// What has to be configured in each namespace once the links are there.
-    #[must_use]
-    pub fn namespaces(&self) -> Vec<Namespace> {
-        let mut all = vec![
-            host(VIDEO, VIDEO_ADDRESS),
-            host(CONTENT, CONTENT_ADDRESS),
-            self.edge(),
-            self.elsewhere(),
-        ];
-        for isp in 0..self.isps.len() {
-            all.push(self.border(isp));
-            all.push(self.access(isp));
-        }
-        all.extend(self.homes.iter().map(home_namespace));
-        for namespace in &mut all {
-            namespace.ip.insert(0, "link set lo up".to_owned());
-            let ports = self.ports.iter().filter(|p| p.namespace == namespace.name);
-            namespace.tc.extend(ports.flat_map(shape));
-        }
-        all
-    }
-
-    fn edge(&self) -> Namespace {
-        let mut ip = vec![
-            format!("addr add {}/24 dev video", gateway(VIDEO_ADDRESS)),
-            "link set video up".to_owned(),
-            format!("addr add {}/24 dev content", gateway(CONTENT_ADDRESS)),
-            "link set content up".to_owned(),
-        ];
-        for (index, name) in self.interconnects.iter().enumerate() {
-            ip.push(format!("addr add {}/24 dev {name}", exchange_edge(index)));
-            ip.push(format!("link set {name} up"));
-        }
-        for (prefix, home) in self.prefixes() {
-            let next_hop = exchange_border(home.interconnect, home.isp);
-            ip.push(format!("route add {prefix} via {next_hop}"));
-        }
-        Namespace {
-            name: EDGE.to_owned(),
-            forwards: true,
-            ip,
-            tc: Vec::new(),
-        }
-    }
-
-    fn elsewhere(&self) -> Namespace {
-        let mut ip = Vec::new();
-        for (exchange, name) in self.interconnects.iter().enumerate() {
-            ip.push(format!(
-                "addr add {}/24 dev {name}",
-                exchange_elsewhere(exchange)
-            ));
-            ip.push(format!("link set {name} up"));
-            for isp in 0..self.isps.len() {
-                ip.push(format!(
-                    "link add link {name} name {} netns {} type macvlan mode bridge",
-                    exchange_device(exchange),
-                    border(isp)
-                ));
-            }
-        }
-        ip.push(format!(
-            "route add {CONTENT_ADDRESS} via {}",
-            exchange_edge(0)
-        ));
-        for isp in 0..self.isps.len() {
-            let device = format!("isp-{}", isp + 1);
-            ip.push(format!("addr add {}/24 dev {device}", transit_far(isp)));
-            ip.push(format!("link set {device} up"));
-            ip.push(format!(
-                "route add {}/32 via {}",
-                core_far(isp),
-                transit_near(isp)
-            ));
-        }
-        for (prefix, home) in self.prefixes() {
-            ip.push(format!("route add {prefix} via {}", transit_near(home.isp)));
-        }
-        Namespace {
-            name: ELSEWHERE.to_owned(),
-            forwards: false,
-            ip,
-            tc: Vec::new(),
-        }
-    }
-
-    fn border(&self, isp: usize) -> Namespace {
-        let mut ip = vec![
-            format!("addr add {}/24 dev core", core_near(isp)),
-            "link set core up".to_owned(),
-            format!("addr add {}/24 dev transit", transit_near(isp)),
-            "link set transit up".to_owned(),
-        ];
-        for exchange in 0..self.interconnects.len() {
-            let device = exchange_device(exchange);
-            ip.push(format!(
-                "addr add {}/24 dev {device}",
-                exchange_border(exchange, isp)
-            ));
-            ip.push(format!("link set {device} up"));
-        }
-        for (prefix, home) in self.prefixes() {
-            if home.isp == isp {
-                ip.push(format!("route add {prefix} via {}", core_far(isp)));
-            }
-        }
-        ip.push(format!("route add default via {}", exchange_edge(0)));
-        Namespace {
-            name: border(isp),
-            forwards: true,
-            ip,
-            tc: Vec::new(),
-        }
-    }
-
-    fn access(&self, isp: usize) -> Namespace {
-        let mut ip = vec![
-            format!("addr add {}/24 dev core", core_far(isp)),
-            "link set core up".to_owned(),
-            format!("route add default via {}", core_near(isp)),
-        ];
-        for home in self.homes.iter().filter(|home| home.isp == isp) {
-            ip.push(format!("addr add {LINE_GATEWAY}/32 dev {}", home.namespace));
-            ip.push(format!("link set {} up", home.namespace));
-            ip.push(format!(
-                "route add {}/32 dev {} src {LINE_GATEWAY}",
-                home.address, home.namespace
-            ));
-        }
-        Namespace {
-            name: access(isp),
-            forwards: true,
-            ip,
-            tc: Vec::new(),
-        }
-    }
-
     /// Every prefix once, with the first home in it.
-    fn prefixes(&self) -> Vec<(String, &Home)> {
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<(String, &Home)> {
         let mut prefixes: Vec<(String, &Home)> = self
             .homes
             .iter()
@@ -447,9 +255,6 @@ impl Plan {
         prefixes
     }
 }
-
-/// The access router's address on every home's line (shared address space, RFC 6598).
-const LINE_GATEWAY: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     names.cloned().collect()
@@ -479,114 +284,6 @@ fn place_homes(scenario: &Scenario) -> Vec<Home> {
         }
     }
     homes
-}
-
-/// A machine with one link to the edge router.
-fn host(name: &str, address: Ipv4Addr) -> Namespace {
-    Namespace {
-        name: name.to_owned(),
-        forwards: false,
-        ip: vec![
-            format!("addr add {address}/24 dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("route add default via {}", gateway(address)),
-        ],
-        tc: Vec::new(),
-    }
-}
-
-fn home_namespace(home: &Home) -> Namespace {
-    Namespace {
-        name: home.namespace.clone(),
-        forwards: false,
-        ip: vec![
-            format!("addr add {}/32 dev eth0", home.address),
-            "link set eth0 up".to_owned(),
-            format!("route add {LINE_GATEWAY} dev eth0"),
-            format!("route add default via {LINE_GATEWAY}"),
-        ],
-        // What the home sends waits for its base round trip: the same delay for every packet, no
-        // queue. The limit is far above what the acknowledgements of one home need.
-        tc: vec![format!(
-            "qdisc add dev eth0 root netem delay {}ms limit 10000",
-            home.base_rtt_ms
-        )],
-    }
-}
-
-/// Lines for `tc -batch` that give a port its rate and queue.
-fn shape(port: &Port) -> Vec<String> {
-    // Tokens for so long: what a late timer of a busy (emulated) machine lets slip is made up for,
-    // else the link would carry less than its rate. A link that was idle passes that much at once.
-    const BURST_S: f64 = 0.008;
-    // Largest packet tbf passes whole: one frame with a VLAN tag to spare. It cuts every larger
-    // (GSO) packet into its wire packets, so that the queue holds what a real one would. tbf wants
-    // a peak rate with it; this one is too high to matter.
-    const FRAME: &str = "peakrate 10gbit mtu 1540";
-    let device = &port.device;
-    let rate = port.link.rate_mbit * 1e6;
-    let tbf = format!(
-        "qdisc add dev {device} root handle 1: tbf rate {:.0} burst {:.0} {FRAME}",
-        rate,
-        (rate * BURST_S / 8.0).max(2.0 * 1540.0)
-    );
-    match port.link.queue {
-        Queue::Fifo { limit_ms } => {
-            vec![format!("{tbf} limit {:.0}", rate * limit_ms / 8000.0)]
-        }
-        Queue::FqCodel {} => vec![
-            // The limit belongs to tbf's own queue, which fq_codel then replaces.
-            format!("{tbf} limit 1000000"),
-            format!("qdisc add dev {device} parent 1:1 handle 10: fq_codel"),
-        ],
-    }
-}
-
-fn border(isp: usize) -> String {
-    format!("border-{}", isp + 1)
-}
-
-fn access(isp: usize) -> String {
-    format!("access-{}", isp + 1)
-}
-
-/// A border router's device on an exchange. Not the interconnect's name: the kernel refuses to
-/// make a macvlan with the name of a device where it is made from.
-fn exchange_device(exchange: usize) -> String {
-    format!("exchange-{}", exchange + 1)
-}
-
-fn gateway(address: Ipv4Addr) -> Ipv4Addr {
-    let [a, b, c, _] = address.octets();
-    Ipv4Addr::new(a, b, c, 1)
-}
-
-fn exchange_edge(exchange: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, exchange as u8, 1)
-}
-
-fn exchange_border(exchange: usize, isp: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, exchange as u8, 10 + isp as u8)
-}
-
-fn exchange_elsewhere(exchange: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 0, exchange as u8, 250)
-}
-
-fn core_near(isp: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 1, isp as u8, 1)
-}
-
-fn core_far(isp: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 1, isp as u8, 2)
-}
-
-fn transit_far(isp: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 2, isp as u8, 1)
-}
-
-fn transit_near(isp: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 2, isp as u8, 2)
 }
 
 #[cfg(test)]
@@ -639,14 +336,10 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_holds_its_milliseconds_in_bytes() {
-        let plan = plan("healthy");
-        let edge = plan
-            .namespaces()
-            .into_iter()
-            .find(|n| n.name == EDGE)
-            .unwrap();
-        // 12 Mbit/s for 80 ms.
-        assert!(edge.tc[0].ends_with("limit 120000"), "{:?}", edge.tc);
+    fn traffic_that_fills_a_home_crosses_only_its_line() {
+        let plan = plan("last-mile");
+        let route = plan.fault_route(Place::Home, "198.18.2.10");
+        assert_eq!(route.from.0, "cache-1");
+        assert_eq!(route.to.0, "home-2-0");
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::plan::VIDEO_ADDRESS;
+use crate::addresses::VIDEO_ADDRESS;
 use crate::scenario::Video;
 use crate::web::{PORT, chunk_bytes, chunk_path};
 

@@ -14,8 +14,9 @@ use crate::scenario::{Fault, Place, Scenario};
 /// A queue that typically holds its packets for so long is standing, one below is only taking
 /// bursts: the target of CoDel (RFC 8289, section 4.4).
 const STANDING_MS: f64 = 5.0;
-/// A queue that drops more than this share of its packets is congested, however short it is.
-const QUIET_DROPS: f64 = 0.001;
+/// A queue that drops more than this share of its packets is congested, however short it is. A
+/// home's line carries some 700 packets in a lead-in: a single drop is no congestion.
+const QUIET_DROPS: f64 = 0.005;
 /// Traffic needs so long after its start to fill a queue, in seconds.
 const FILL_S: f64 = 2.0;
 /// Wire bytes of a full packet, to make packets of bytes.

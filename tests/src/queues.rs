@@ -12,7 +12,7 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{TcAttribute, TcMessage, TcStats2};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcStats2};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::net::if_::if_nametoindex;
@@ -77,6 +77,10 @@ impl Reader {
             let Some(port) = self.ports.get(&message.header.index) else {
                 continue;
             };
+            // Where the daemon's programs hang: no queue, and what it counts is not what left.
+            if message.header.parent == TcHandle::CLSACT {
+                continue;
+            }
             let sample = samples
                 .entry(message.header.index)
                 .or_insert_with(|| Sample {

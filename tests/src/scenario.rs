@@ -172,7 +172,7 @@ pub enum Place {
     Interconnect,
     /// Another network sends into the ISP, past all interconnects of ours.
     Isp,
-    /// The home downloads from another network.
+    /// The home downloads from a cache inside its ISP.
     Home,
 }
 

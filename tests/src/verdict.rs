@@ -49,6 +49,9 @@ pub struct Evidence {
     pub samples: Option<u64>,
 }
 
+/// A set of more segments than this says nothing that its size does not say.
+const SET_SHOWN_MAX: usize = 3;
+
 impl Verdict {
     /// Reads a line of the log; `None` if it is of another type.
     ///
@@ -88,7 +91,8 @@ impl Verdict {
             (true, []) if self.limits.is_empty() => "cannot tell".to_owned(),
             (true, []) => self.limits.join(" and "),
             (true, [one]) => one.clone(),
-            (true, several) => format!("{{{}}}", several.join(", ")),
+            (true, few) if few.len() <= SET_SHOWN_MAX => format!("{{{}}}", few.join(", ")),
+            (true, many) => format!("{{one of {} segments}}", many.len()),
         }
     }
 

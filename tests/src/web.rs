@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::addresses::VIDEO;
 use crate::netns;
-use crate::plan::VIDEO;
 use crate::scenario::Video;
 
 /// Port of the video server.
@@ -62,7 +62,8 @@ impl Server {
     /// # Errors
     /// If it does not run any more.
     pub fn stop(self) -> Result<()> {
-        self.nginx(&["-s", "stop"])
+        // nginx notes on its error log that it sends a signal: not for the person who watches.
+        self.nginx(&["-e", "nginx.log", "-s", "stop"])
     }
 
     fn nginx(&self, more: &[&'static str]) -> Result<()> {

@@ -1,0 +1,282 @@
+//! From the plan to what `ip` and `tc` have to do, namespace by namespace.
+
+use std::net::Ipv4Addr;
+
+use crate::addresses::{
+    CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, LINE_GATEWAY, VIDEO, VIDEO_ADDRESS, access, border,
+    cache, cache_address, core_far, core_near, exchange_border, exchange_device, exchange_edge,
+    exchange_elsewhere, gateway, transit_far, transit_near,
+};
+use crate::plan::{Home, Plan, Port};
+use crate::scenario::Queue;
+
+/// What `ip` and `tc` have to do in one namespace.
+#[derive(Debug, Default, Clone)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Whether it forwards packets.
+    pub forwards: bool,
+    /// Lines for `ip -batch`.
+    pub ip: Vec<String>,
+    /// Lines for `tc -batch`.
+    pub tc: Vec<String>,
+}
+
+impl Plan {
+    /// Lines for `ip -batch` that create all namespaces and links, before any is configured.
+    #[must_use]
+    pub fn links(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self
+            .namespaces()
+            .iter()
+            .map(|namespace| format!("netns add {}", namespace.name))
+            .collect();
+        let mut veth = |near: (&str, &str), far: (&str, &str)| {
+            lines.push(format!(
+                "link add name {} netns {} type veth peer name {} netns {}",
+                near.1, near.0, far.1, far.0
+            ));
+        };
+        veth((VIDEO, "eth0"), (EDGE, "video"));
+        veth((CONTENT, "eth0"), (EDGE, "content"));
+        for name in &self.interconnects {
+            veth((EDGE, name), (ELSEWHERE, name));
+        }
+        for isp in 0..self.isps.len() {
+            veth((&border(isp), "core"), (&access(isp), "core"));
+            veth((&cache(isp), "eth0"), (&access(isp), "cache"));
+            veth(
+                (ELSEWHERE, &format!("isp-{}", isp + 1)),
+                (&border(isp), "transit"),
+            );
+        }
+        for home in &self.homes {
+            veth(
+                (&access(home.isp), &home.namespace),
+                (&home.namespace, "eth0"),
+            );
+        }
+        lines
+    }
+
+    /// What has to be configured in each namespace once the links are there.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        let mut all = vec![
+            host(VIDEO, VIDEO_ADDRESS),
+            host(CONTENT, CONTENT_ADDRESS),
+            self.edge(),
+            self.elsewhere(),
+        ];
+        for isp in 0..self.isps.len() {
+            all.push(self.border(isp));
+            all.push(self.access(isp));
+            all.push(host(&cache(isp), cache_address(isp)));
+        }
+        all.extend(self.homes.iter().map(home_namespace));
+        for namespace in &mut all {
+            namespace.ip.insert(0, "link set lo up".to_owned());
+            let ports = self.ports.iter().filter(|p| p.namespace == namespace.name);
+            namespace.tc.extend(ports.flat_map(shape));
+        }
+        all
+    }
+
+    fn edge(&self) -> Namespace {
+        let mut ip = vec![
+            format!("addr add {}/24 dev video", gateway(VIDEO_ADDRESS)),
+            "link set video up".to_owned(),
+            format!("addr add {}/24 dev content", gateway(CONTENT_ADDRESS)),
+            "link set content up".to_owned(),
+        ];
+        for (index, name) in self.interconnects.iter().enumerate() {
+            ip.push(format!("addr add {}/24 dev {name}", exchange_edge(index)));
+            ip.push(format!("link set {name} up"));
+        }
+        for (prefix, home) in self.prefixes() {
+            let next_hop = exchange_border(home.interconnect, home.isp);
+            ip.push(format!("route add {prefix} via {next_hop}"));
+        }
+        Namespace {
+            name: EDGE.to_owned(),
+            forwards: true,
+            ip,
+            tc: Vec::new(),
+        }
+    }
+
+    fn elsewhere(&self) -> Namespace {
+        let mut ip = Vec::new();
+        for (exchange, name) in self.interconnects.iter().enumerate() {
+            ip.push(format!(
+                "addr add {}/24 dev {name}",
+                exchange_elsewhere(exchange)
+            ));
+            ip.push(format!("link set {name} up"));
+            for isp in 0..self.isps.len() {
+                ip.push(format!(
+                    "link add link {name} name {} netns {} type macvlan mode bridge",
+                    exchange_device(exchange),
+                    border(isp)
+                ));
+            }
+        }
+        ip.push(format!(
+            "route add {CONTENT_ADDRESS} via {}",
+            exchange_edge(0)
+        ));
+        for isp in 0..self.isps.len() {
+            let device = format!("isp-{}", isp + 1);
+            ip.push(format!("addr add {}/24 dev {device}", transit_far(isp)));
+            ip.push(format!("link set {device} up"));
+            ip.push(format!(
+                "route add {}/32 via {}",
+                core_far(isp),
+                transit_near(isp)
+            ));
+        }
+        Namespace {
+            name: ELSEWHERE.to_owned(),
+            forwards: false,
+            ip,
+            tc: Vec::new(),
+        }
+    }
+
+    fn border(&self, isp: usize) -> Namespace {
+        let mut ip = vec![
+            format!("addr add {}/24 dev core", core_near(isp)),
+            "link set core up".to_owned(),
+            format!("addr add {}/24 dev transit", transit_near(isp)),
+            "link set transit up".to_owned(),
+        ];
+        for exchange in 0..self.interconnects.len() {
+            let device = exchange_device(exchange);
+            ip.push(format!(
+                "addr add {}/24 dev {device}",
+                exchange_border(exchange, isp)
+            ));
+            ip.push(format!("link set {device} up"));
+        }
+        for (prefix, home) in self.prefixes() {
+            if home.isp == isp {
+                ip.push(format!("route add {prefix} via {}", core_far(isp)));
+            }
+        }
+        ip.push(format!("route add default via {}", exchange_edge(0)));
+        Namespace {
+            name: border(isp),
+            forwards: true,
+            ip,
+            tc: Vec::new(),
+        }
+    }
+
+    fn access(&self, isp: usize) -> Namespace {
+        let mut ip = vec![
+            format!("addr add {}/24 dev core", core_far(isp)),
+            "link set core up".to_owned(),
+            format!("addr add {}/24 dev cache", gateway(cache_address(isp))),
+            "link set cache up".to_owned(),
+            format!("route add default via {}", core_near(isp)),
+        ];
+        for home in self.homes.iter().filter(|home| home.isp == isp) {
+            ip.push(format!("addr add {LINE_GATEWAY}/32 dev {}", home.namespace));
+            ip.push(format!("link set {} up", home.namespace));
+            ip.push(format!(
+                "route add {}/32 dev {} src {LINE_GATEWAY}",
+                home.address, home.namespace
+            ));
+        }
+        Namespace {
+            name: access(isp),
+            forwards: true,
+            ip,
+            tc: Vec::new(),
+        }
+    }
+}
+
+/// A machine with one link, to a router at .1 of its /24.
+fn host(name: &str, address: Ipv4Addr) -> Namespace {
+    Namespace {
+        name: name.to_owned(),
+        forwards: false,
+        ip: vec![
+            format!("addr add {address}/24 dev eth0"),
+            "link set eth0 up".to_owned(),
+            format!("route add default via {}", gateway(address)),
+        ],
+        tc: Vec::new(),
+    }
+}
+
+fn home_namespace(home: &Home) -> Namespace {
+    Namespace {
+        name: home.namespace.clone(),
+        forwards: false,
+        ip: vec![
+            format!("addr add {}/32 dev eth0", home.address),
+            "link set eth0 up".to_owned(),
+            format!("route add {LINE_GATEWAY} dev eth0"),
+            format!("route add default via {LINE_GATEWAY}"),
+        ],
+        // What the home sends waits for its base round trip: the same delay for every packet, no
+        // queue. The limit is far above what the acknowledgements of one home need.
+        tc: vec![format!(
+            "qdisc add dev eth0 root netem delay {}ms limit 10000",
+            home.base_rtt_ms
+        )],
+    }
+}
+
+/// Lines for `tc -batch` that give a port its rate and queue.
+fn shape(port: &Port) -> Vec<String> {
+    // Tokens for so long: what a late timer of a busy (emulated) machine lets slip is made up for,
+    // else the link would carry less than its rate. A link that was idle passes that much at once.
+    const BURST_S: f64 = 0.008;
+    // Largest packet tbf passes whole: one frame with a VLAN tag to spare. It cuts every larger
+    // (GSO) packet into its wire packets, so that the queue holds what a real one would. tbf wants
+    // a peak rate with it; this one is too high to matter.
+    const FRAME: &str = "peakrate 10gbit mtu 1540";
+    let device = &port.device;
+    let rate = port.link.rate_mbit * 1e6;
+    let tbf = format!(
+        "qdisc add dev {device} root handle 1: tbf rate {:.0} burst {:.0} {FRAME}",
+        rate,
+        (rate * BURST_S / 8.0).max(2.0 * 1540.0)
+    );
+    match port.link.queue {
+        Queue::Fifo { limit_ms } => {
+            vec![format!("{tbf} limit {:.0}", rate * limit_ms / 8000.0)]
+        }
+        Queue::FqCodel {} => vec![
+            // The limit belongs to tbf's own queue, which fq_codel then replaces.
+            format!("{tbf} limit 1000000"),
+            format!("qdisc add dev {device} parent 1:1 handle 10: fq_codel"),
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    fn plan(name: &str) -> Plan {
+        Plan::new(&Scenario::load(name).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_fifo_holds_its_milliseconds_in_bytes() {
+        let plan = plan("healthy");
+        let edge = plan
+            .namespaces()
+            .into_iter()
+            .find(|n| n.name == EDGE)
+            .unwrap();
+        // 12 Mbit/s for 80 ms.
+        assert!(edge.tc[0].ends_with("limit 120000"), "{:?}", edge.tc);
+    }
+}
