@@ -92,9 +92,27 @@ impl Internet {
         netns::enter(host, move || Ok(work())).expect("the namespace can be entered")
     }
 
+    /// Asserts that no program of ours is attached to the first device of `host`.
+    pub fn assert_no_programs(&self, host: &str) {
+        for direction in ["ingress", "egress"] {
+            let shown = Command::new("tc")
+                .args(["-n", host, "filter", "show", "dev", "eth0", direction])
+                .output()
+                .expect("tc runs");
+            let shown = String::from_utf8_lossy(&shown.stdout);
+            assert!(!shown.contains("lastmile"), "left behind: {shown}");
+        }
+    }
+
     /// Sends `bytes` from the server to the client over one connection and returns what the
     /// server's socket says when the client has everything and both sides have closed.
     pub fn download(&self, bytes: usize) -> TcpInfo {
+        self.download_while(bytes, || ())
+    }
+
+    /// The same, with `meanwhile` done when a half of it is sent.
+    pub fn download_while(&self, bytes: usize, meanwhile: impl FnOnce()) -> TcpInfo {
+        let (half, half_sent) = mpsc::channel();
         let (ready, listening) = mpsc::channel();
         let server = self.on(&self.server, move || {
             let listener = TcpListener::bind((SERVER, PORT)).expect("the port is free");
@@ -108,6 +126,10 @@ impl Internet {
                 let part = left.min(chunk.len());
                 stream.write_all(&chunk[..part]).expect("the client reads");
                 left -= part;
+                if left < bytes / 2 {
+                    // Only the first time is waited for.
+                    let _ = half.send(());
+                }
             }
             stream.shutdown(Shutdown::Write).expect("still connected");
             let rest = stream.read(&mut request).expect("the client closes");
@@ -123,6 +145,8 @@ impl Internet {
             stream.read_to_end(&mut received).expect("the server sends");
             received.len()
         });
+        half_sent.recv().expect("the server sends half of it");
+        meanwhile();
         let received = netns::join(client).expect("the client ends");
         assert_eq!(received, bytes, "everything arrives");
         netns::join(server).expect("the server ends")

@@ -1,0 +1,297 @@
+//! The real daemon on real devices: what it logs, and that its end disturbs nobody.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use lastmile::export::schema::validate_line;
+use serde_json::Value;
+use support::net::{Internet, PORT};
+
+const DOWNLOAD: usize = 4_000_000;
+/// Longer than anything here takes, under emulation too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder of its own, gone when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("lastmile-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder for the test");
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running daemon; killed when dropped.
+struct Daemon {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    notifications: UnixDatagram,
+}
+
+impl Daemon {
+    /// Starts it in the server's namespace and waits until it says that it is ready.
+    fn start(internet: &Internet, folder: &Folder, config: &str) -> Self {
+        let file = folder.file("lastmile.toml");
+        fs::write(&file, config).expect("the configuration is written");
+        let socket = folder.file("notify");
+        let _ = fs::remove_file(&socket);
+        let notifications = UnixDatagram::bind(&socket).expect("a notification socket");
+        notifications
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a time limit");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
+        command
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("NOTIFY_SOCKET", &socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let child = internet.on(&internet.server, move || command.spawn());
+        let mut child = lastmile_lab::netns::join(child)
+            .expect("the namespace is there")
+            .expect("the daemon starts");
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let mut daemon = Self {
+            child,
+            stderr: BufReader::new(stderr),
+            notifications,
+        };
+        daemon.await_notification("READY=1");
+        daemon
+    }
+
+    fn await_notification(&mut self, wanted: &str) {
+        let mut buffer = [0u8; 4096];
+        loop {
+            let len = self
+                .notifications
+                .recv(&mut buffer)
+                .unwrap_or_else(|error| {
+                    let _ = self.child.kill();
+                    let mut said = String::new();
+                    let _ = self.stderr.read_to_string(&mut said);
+                    panic!("no {wanted} from the daemon: {error}\n{said}");
+                });
+            if String::from_utf8_lossy(&buffer[..len]).contains(wanted) {
+                return;
+            }
+        }
+    }
+
+    /// Reads what the daemon says about itself until a line contains `wanted`.
+    fn await_message(&mut self, wanted: &str) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let len = self.stderr.read_line(&mut line).expect("stderr is read");
+            assert!(len > 0, "the daemon ended without saying {wanted:?}");
+            if line.contains(wanted) {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a process that this test started and has not waited for.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        assert_eq!(result, 0, "the daemon is there");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("the daemon ends")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn config(log: &Path) -> String {
+    format!(
+        "[watch]\ninterfaces = [\"eth*\"]\nports = [{PORT}]\n[window]\nlength_s = 3600\n\
+         [log]\ndestination = \"{}\"\n",
+        log.display()
+    )
+}
+
+/// Every line of a log, each held to the schema.
+fn lines(log: &Path) -> Vec<Value> {
+    fs::read_to_string(log)
+        .expect("the log is there")
+        .lines()
+        .map(|line| {
+            validate_line(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            serde_json::from_str(line).expect("valid lines are JSON")
+        })
+        .collect()
+}
+
+fn flows<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
+    lines
+        .iter()
+        .filter(|line| line["type"] == "flow" && line["event"] == event)
+        .collect()
+}
+
+#[test]
+fn sigterm_writes_what_is_known_and_every_line_is_of_the_schema() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("sigterm");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, Some("tbf rate 40mbit burst 16kb limit 30kb"));
+    let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+    let socket = internet.download(DOWNLOAD);
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+
+    let lines = lines(&log);
+    let known = flows(&lines, "update");
+    assert_eq!(known.len(), 1, "one flow, written at the end: {lines:?}");
+    let flow = known[0];
+    assert_eq!(flow["vantage"], "sender");
+    assert_eq!(flow["client_ip"], "198.51.100.0/24", "truncated");
+    assert_eq!(flow["server_port"], PORT);
+    assert_eq!(flow["interface"], "eth0");
+    let to_client = &flow["to_client"];
+    assert_eq!(to_client["retransmitted_segments"], socket.total_retrans);
+    assert_eq!(to_client["kernel_retransmits"], socket.total_retrans);
+    assert!(to_client["rtt_samples"].as_u64() > Some(0));
+    let status = lines
+        .iter()
+        .rfind(|line| line["type"] == "status")
+        .expect("a status at the end");
+    assert_eq!(status["counters"]["reports_lost"], 0);
+    assert_eq!(status["counters"]["flows_evicted"], 0);
+    internet.assert_no_programs(&internet.server);
+}
+
+#[test]
+fn a_kill_disturbs_no_traffic_and_the_next_start_works() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("kill");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, Some("tbf rate 40mbit burst 16kb limit 100kb"));
+    for _ in 0..3 {
+        let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+        let while_killed = internet.download_while(DOWNLOAD, || {
+            daemon.signal(libc::SIGKILL);
+            daemon.wait();
+        });
+        assert!(while_killed.data_segs_out > 0, "the transfer went on");
+    }
+    // What a killed daemon left sees nothing twice in the next one.
+    let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+    let socket = internet.download(DOWNLOAD);
+    daemon.signal(libc::SIGINT);
+    assert!(daemon.wait().success(), "a clean end");
+    let lines = lines(&log);
+    let known = flows(&lines, "update");
+    let last = known.last().expect("the last flow is written at the end");
+    assert_eq!(last["to_client"]["segments"], socket.data_segs_out);
+}
+
+#[test]
+fn sighup_reopens_the_log_and_keeps_the_old_configuration_when_the_new_one_is_wrong() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("sighup");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+    let rotated = folder.file("log.jsonl.1");
+    fs::rename(&log, &rotated).expect("logrotate moves it");
+    daemon.signal(libc::SIGHUP);
+    daemon.await_message("reloaded");
+
+    fs::write(folder.file("lastmile.toml"), "[watch]\nprots = [1]\n").expect("written");
+    daemon.signal(libc::SIGHUP);
+    let said = daemon.await_message("ERROR");
+    assert!(said.contains("lastmile.toml"), "names the file: {said}");
+    daemon.await_message("old configuration stays");
+
+    internet.download(DOWNLOAD);
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+    assert_eq!(flows(&lines(&log), "update").len(), 1, "in the new file");
+    assert!(lines(&rotated).is_empty(), "nothing in the old one");
+}
+
+#[test]
+fn a_device_that_appears_is_watched_and_one_that_vanishes_is_let_go() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+    let server = &internet.server;
+    support::net::ip(&format!(
+        "-n {server} link add eth7 type veth peer name other7"
+    ));
+    daemon.await_message("eth7: watched");
+    support::net::ip(&format!("-n {server} link del eth7"));
+    daemon.await_message("eth7: not watched any more");
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+}
+
+#[test]
+fn a_broken_configuration_is_exit_code_2_with_file_and_line() {
+    let folder = Folder::new("broken");
+    let file = folder.file("lastmile.toml");
+    fs::write(&file, "[watch]\nports = [80]\n[window]\nlength_s = 0\n").expect("written");
+    for command in ["run", "check"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_lastmile"))
+            .args([command, "--config"])
+            .arg(&file)
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("lastmile.toml:4"), "file and line: {said}");
+    }
+}
+
+#[test]
+fn messages_of_the_kernel_side_arrive_when_asked_for() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("messages");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let asked = config(&log) + "level = \"debug\"\n[debug]\nkernel_log = \"info\"\n";
+    let mut daemon = Daemon::start(&internet, &folder, &asked);
+    internet.download(DOWNLOAD);
+    daemon.await_message("TCP flags");
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+}
