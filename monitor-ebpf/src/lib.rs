@@ -12,6 +12,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod bench;
 pub mod counters;
 pub mod flow;
 mod loss;

@@ -6,7 +6,7 @@ use crate::{
     options,
     packet::{self, Frame, Link, Parsed, Segment, tcp_flags},
     select::{self, Settings, Watch},
-    sequence::{micros, pack},
+    sequence::{distance, high, micros, pack},
     tracker::{self, Clock, Sighting},
     verifier::forget,
 };
@@ -284,7 +284,10 @@ fn add(pending: &mut Pending, segment: &Segment) {
         pending.bytes = pending.bytes.wrapping_add(u64::from(segment.payload_len));
         pending.frames = pending.frames.wrapping_add(1);
         pending.segments = pending.segments.wrapping_add(segment.segments);
-        pending.end = segment.sequence.wrapping_add(segment.payload_len);
+        let end = segment.sequence.wrapping_add(segment.payload_len);
+        if distance(pending.end, end) > 0 {
+            pending.end = end;
+        }
     }
 }
 
@@ -319,7 +322,8 @@ fn resume(own: &mut Half, first: &Pending, coarse_ns: u64) {
             own.flags |= is::SYN_RETRANSMITTED;
             own.sample = 0;
         }
-    } else if first.frames > 0 {
+    }
+    if first.frames > 0 && (!own.has(is::SYN) || distance(high(own.burst), first.end) > 0) {
         own.flags |= is::SEQUENCE_KNOWN;
         own.burst = pack(first.end, sent_us);
     }

@@ -95,11 +95,12 @@ pub fn track<C: Clock>(
         departure_ns: sighting.departure_ns,
         settings,
     };
-    if segment.has(tcp_flags::ACK) {
-        acknowledge(own, peer, segment, &mut time);
-    }
+    // Before the ACK is: the first packet with one has the first echo.
     if segment.options & options::TIMESTAMPS != 0 {
         timestamps(own, peer, segment, &mut time);
+    }
+    if segment.has(tcp_flags::ACK) {
+        acknowledge(own, peer, segment, &mut time);
     }
     if segment.has(tcp_flags::SYN) {
         if own.has(is::SYN) && own.isn == segment.sequence {
@@ -116,6 +117,9 @@ pub fn track<C: Clock>(
             take_back(own, segment.sequence);
         }
         data(own, peer, segment, &mut time);
+    } else if acked(peer) == Some(segment.sequence.wrapping_add(1)) {
+        // Linux sends keep-alives and zero-window probes without a byte (`tcp_xmit_probe_skb`).
+        own.probes = own.probes.wrapping_add(1);
     }
     true
 }
@@ -273,14 +277,16 @@ fn duplicate_sack(own: &mut Half, peer: &Half, segment: &Segment) {
 #[inline(always)]
 fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Time<'_, C>) {
     let known = own.has(is::TIMESTAMPS);
+    // A SYN echoes nothing, and 0 is a time like any other.
+    let echo_known = own.has(is::TIMESTAMPS | is::ACK_KNOWN);
     own.flags |= is::TIMESTAMPS;
     let new_echo =
-        segment.has(tcp_flags::ACK) && (!known || distance(own.tsecr, segment.tsecr) > 0);
+        segment.has(tcp_flags::ACK) && (!echo_known || distance(own.tsecr, segment.tsecr) > 0);
     if new_echo {
         let stamp = peer.stamp;
         let first_echo = stamp != 0
             && distance(high(stamp), segment.tsecr) >= 0
-            && (!known || distance(own.tsecr, high(stamp)) > 0);
+            && (!echo_known || distance(own.tsecr, high(stamp)) > 0);
         if first_echo {
             let now_us = time.now_us();
             if let Some(rtt_us) = rtt::elapsed(low(stamp), now_us) {
@@ -352,9 +358,11 @@ fn take_back(own: &mut Half, start: u32) {
     if refused <= 0 {
         return;
     }
+    // What was sent last ended with the FIN, if there was one.
+    let payload_len = (refused as u32).wrapping_sub(u32::from(own.has(is::FIN)));
     let mss = own.mss.max(1);
-    let segments = (refused as u32).wrapping_add(mss - 1) / mss;
-    own.bytes = own.bytes.wrapping_sub(refused as u64);
+    let segments = payload_len.wrapping_add(mss - 1) / mss;
+    own.bytes = own.bytes.wrapping_sub(u64::from(payload_len));
     own.segments = own.segments.wrapping_sub(segments);
     own.refused_segments = own.refused_segments.wrapping_add(segments);
     own.burst = pack(start, low(own.burst));
@@ -374,7 +382,7 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
     let peer_ack = acked(peer);
     let ahead = distance(next, start);
 
-    if ahead < 0 && is_probe(segment, next, peer_ack) {
+    if is_probe(peer, segment, next, peer_ack) {
         own.probes = own.probes.wrapping_add(1);
         return;
     }
@@ -430,14 +438,16 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
     }
 }
 
-/// A keep-alive (RFC 9293, 3.8.4) or zero-window probe: one old byte or none, just below what is
-/// next, while nothing is outstanding.
+/// A keep-alive (RFC 9293, 3.8.4): one old byte, just below what is next, while nothing is
+/// outstanding. Or a zero-window probe (3.8.6.1): the next byte, into a window that is closed.
 #[inline(always)]
-fn is_probe(segment: &Segment, next: u32, peer_ack: Option<u32>) -> bool {
-    segment.payload_len <= 1
-        && !segment.has(tcp_flags::FIN)
-        && segment.sequence == next.wrapping_sub(1)
-        && peer_ack == Some(next)
+fn is_probe(peer: &Half, segment: &Segment, next: u32, peer_ack: Option<u32>) -> bool {
+    if segment.payload_len > 1 || segment.has(tcp_flags::FIN) {
+        return false;
+    }
+    let keep_alive = segment.sequence == next.wrapping_sub(1) && peer_ack == Some(next);
+    let window_closed = peer.has(is::WINDOW_KNOWN) && low(peer.acked) == 0;
+    keep_alive || window_closed && peer_ack == Some(segment.sequence)
 }
 
 /// `start..end`, below the highest sequence number sent: a retransmission, or reordering before

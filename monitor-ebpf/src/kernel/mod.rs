@@ -1,5 +1,6 @@
 //! What only the kernel side needs: maps, the packet's context, the entry points.
 
+mod bench;
 mod explain;
 mod maps;
 mod skb;

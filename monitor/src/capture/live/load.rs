@@ -10,6 +10,7 @@ use aya::{
 };
 use ipnet::IpNet;
 use monitor_ebpf::{
+    bench::Case,
     counters::{COUNTERS, Counters},
     flow::{Address, FlowKey, FlowState},
     select::{PORT_WORDS, Settings, settings_flags},
@@ -111,6 +112,12 @@ struct PodCounters(Counters);
 // SAFETY: an array of integers.
 unsafe impl Pod for PodCounters {}
 
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct PodCase(Case);
+// SAFETY: integers without padding.
+unsafe impl Pod for PodCase {}
+
 /// The loaded programs and their maps.
 pub struct Live {
     ebpf: Ebpf,
@@ -195,6 +202,16 @@ impl Live {
     /// A loaded program, for BPF_PROG_TEST_RUN.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         program(&mut self.ebpf, name)
+    }
+
+    /// What the bench's programs make of their packet, from its first one on.
+    pub fn start_bench_case(&mut self, case: &Case) -> Result<()> {
+        let cases = self
+            .ebpf
+            .map_mut("BENCH_CASE")
+            .context("the BPF object has no map BENCH_CASE")?;
+        Array::<_, PodCase>::try_from(cases)?.set(0, PodCase(*case), 0)?;
+        Ok(())
     }
 
     /// What is watched from now on: ports, prefixes, sample and times.

@@ -1,0 +1,151 @@
+//! Programs for `cargo xtask bench`: ours, and what it is compared with. The daemon never loads
+//! them.
+//!
+//! Each rewrites its packet first, the same way, so that sequence numbers, timestamps and flows
+//! advance from one run of BPF_PROG_TEST_RUN to the next; the cost of that is the empty
+//! program's, and is subtracted.
+
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
+    helpers::bpf_ktime_get_ns,
+    macros::{classifier, map},
+    maps::{Array, PerCpuArray},
+    programs::TcContext,
+};
+use monitor_ebpf::{
+    bench::{CLIENTS_PER_ADDRESS, Case, DATA_LEN, FIRST_CLIENT_PORT, Frame},
+    observe::{Tables as _, observe, parse},
+    packet::Link,
+    select::Watch as _,
+};
+
+use super::{maps::Maps, skb::Skb};
+
+/// How to rewrite; the bench sets it.
+#[map]
+static BENCH_CASE: Array<Case> = Array::with_max_entries(1, 0);
+
+/// Packets so far.
+#[map]
+static BENCH_PACKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Rewrites and passes.
+#[classifier]
+pub fn bench_empty(ctx: TcContext) -> i32 {
+    rewrite(&ctx);
+    TC_ACT_UNSPEC
+}
+
+/// Parses and selects.
+#[classifier]
+pub fn bench_parse(ctx: TcContext) -> i32 {
+    rewrite(&ctx);
+    parse_only(&ctx);
+    TC_ACT_UNSPEC
+}
+
+/// Parses, selects, looks the flow up in our own map and reads the clock: the least that any
+/// monitor with a state per flow and a time must do.
+#[classifier]
+pub fn bench_reference(ctx: TcContext) -> i32 {
+    rewrite(&ctx);
+    if parse_only(&ctx).is_some()
+        && let Some(parsed) = Maps.parsed()
+    {
+        // SAFETY: this CPU's own.
+        if let Some(state) = Maps.flow(unsafe { &(*parsed).key }) {
+            // SAFETY: a map value; no arguments.
+            unsafe { (*state).last_report_ns = bpf_ktime_get_ns() };
+        }
+    }
+    TC_ACT_UNSPEC
+}
+
+/// All we do.
+#[classifier]
+pub fn bench_lastmile(ctx: TcContext) -> i32 {
+    rewrite(&ctx);
+    if let Err(reason) = observe(&Skb::new(ctx.skb.skb, false), Link::Ethernet, &Maps) {
+        Maps.count(reason.into());
+    }
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn parse_only(ctx: &TcContext) -> Option<()> {
+    let packet = Skb::new(ctx.skb.skb, false);
+    let parsed = Maps.parsed()?;
+    let settings = Maps.settings()?;
+    // SAFETY: this CPU's own.
+    match parse(&packet, Link::Ethernet, &Maps, settings, unsafe {
+        &mut *parsed
+    }) {
+        Ok(()) => Some(()),
+        Err(reason) => {
+            Maps.count(reason.into());
+            None
+        }
+    }
+}
+
+/// Makes the packet the next one of its case.
+#[inline(always)]
+fn rewrite(ctx: &TcContext) -> Option<()> {
+    let case = BENCH_CASE.get(0)?;
+    let count = BENCH_PACKETS.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own.
+    let packet = unsafe {
+        let packet = *count;
+        *count = packet.wrapping_add(1);
+        packet
+    };
+    let (turn, acknowledges) = if case.alternating == 1 {
+        (packet / 2, packet & 1 == 1)
+    } else {
+        (packet, false)
+    };
+    let flows = u64::from(case.flows).max(1);
+    let flow = (turn % flows) as u32;
+    let round = (turn / flows) as u32;
+    let sequence = round.wrapping_mul(DATA_LEN).wrapping_add(case.first_sequence);
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + size_of::<Frame>() > end {
+        return None;
+    }
+    // SAFETY: inside the packet, as the verifier sees too.
+    let frame = unsafe { &mut *(start as *mut Frame) };
+    let client = (10 << 24 | (flow / CLIENTS_PER_ADDRESS)).to_be();
+    let client_port = (FIRST_CLIENT_PORT + (flow % CLIENTS_PER_ADDRESS) as u16).to_be();
+    let server = (192 << 24 | 2 << 8 | 1u32).to_be();
+    let server_port = 443u16.to_be();
+    if acknowledges {
+        frame.source = halves(client);
+        frame.source_port = client_port;
+        frame.destination = halves(server);
+        frame.destination_port = server_port;
+        frame.total_len = 52u16.to_be();
+        set(&mut frame.acknowledgment, sequence.wrapping_add(DATA_LEN));
+    } else {
+        frame.source = halves(server);
+        frame.source_port = server_port;
+        frame.destination = halves(client);
+        frame.destination_port = client_port;
+        frame.total_len = (52 + DATA_LEN as u16).to_be();
+        set(&mut frame.sequence, sequence);
+    }
+    set(&mut frame.tsval, packet as u32);
+    Some(())
+}
+
+/// A word at an even address, in network byte order.
+#[inline(always)]
+fn set(field: &mut [u16; 2], value: u32) {
+    *field = halves(value.to_be());
+}
+
+/// The two halves of a word, as they lie in memory.
+#[inline(always)]
+fn halves(word: u32) -> [u16; 2] {
+    let [a, b, c, d] = word.to_ne_bytes();
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])]
+}

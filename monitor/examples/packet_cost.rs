@@ -1,0 +1,217 @@
+//! What one packet costs in the kernel: BPF_PROG_TEST_RUN on the loaded programs, ours beside
+//! what any monitor must do. `cargo xtask bench` runs it.
+//!
+//! Machines are noisy: every program is run in turn, many times, and medians are compared within
+//! one run. Figures are net of the empty program.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use aya::programs::{TestRun as _, TestRunOptions};
+use clap::Parser;
+use lastmile::{
+    capture::live::{Live, Options},
+    config::{Config, KernelLog},
+};
+use monitor_ebpf::bench::{Case, DATA_LEN, Frame};
+
+/// What one packet costs in the kernel.
+#[derive(Parser)]
+struct Arguments {
+    /// Flows that take turns.
+    #[arg(long, value_delimiter = ',', default_value = "1,10000")]
+    flows: Vec<u32>,
+    /// Rounds; each runs every program once.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Packets a run.
+    #[arg(long, default_value_t = 200_000)]
+    packets: u32,
+    /// One JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+const PORT: u16 = 443;
+const OTHER_PORT: u16 = 8_443;
+
+const EMPTY: usize = 0;
+const REFERENCE: usize = 2;
+/// In the order in which each round runs them.
+const PROGRAMS: [&str; 4] = [
+    "bench_empty",
+    "bench_parse",
+    "bench_reference",
+    "bench_lastmile",
+];
+
+/// What kind of packets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Not to or from a watched port.
+    Rejected,
+    /// Data of watched flows, one way.
+    Data,
+    /// Data and its ACK in turn: every ACK completes an RTT sample.
+    DataAndAck,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Rejected, Self::Data, Self::DataAndAck];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected_by_port",
+            Self::Data => "data",
+            Self::DataAndAck => "data_and_ack",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("packet_cost: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if !arguments.json {
+        println!(
+            "ns a packet, median of {} runs of {} packets (lowest to highest), net of the empty \
+             program\n",
+            arguments.rounds, arguments.packets
+        );
+        println!(
+            "{:<18}{:>9}  {:<16}{:>8}  {:>17}  {:>7}",
+            "case", "flows", "program", "net ns", "(spread)", "ratio"
+        );
+    }
+    for &flows in &arguments.flows {
+        let mut bench = Bench::new(flows)?;
+        for kind in Kind::ALL {
+            bench.case(kind, arguments)?;
+        }
+    }
+    Ok(())
+}
+
+struct Bench {
+    live: Live,
+    packet: Vec<u8>,
+    flows: u32,
+    first_sequence: u32,
+}
+
+impl Bench {
+    /// Loads the programs and lets every flow be seen in both directions.
+    fn new(flows: u32) -> Result<Self> {
+        let mut live = Live::load(&Options {
+            // An LRU map gives up entries before it is full.
+            max_flows: flows.saturating_mul(2).max(4_096),
+            kernel_log: KernelLog::Off,
+            test_clock: false,
+        })?;
+        for name in PROGRAMS {
+            live.program(name)?
+                .load()
+                .with_context(|| format!("cannot load {name}"))?;
+        }
+        let mut packet = Frame::template().bytes().to_vec();
+        packet.resize(packet.len() + DATA_LEN as usize, 0);
+        let mut bench = Self {
+            live,
+            packet,
+            flows,
+            first_sequence: 1,
+        };
+        bench.watch(PORT)?;
+        bench.start(Kind::DataAndAck)?;
+        bench.run("bench_lastmile", flows.saturating_mul(4))?;
+        Ok(bench)
+    }
+
+    fn watch(&mut self, port: u16) -> Result<()> {
+        let mut config = Config::default();
+        config.watch.ports = vec![port];
+        self.live.watch(&config, 0)
+    }
+
+    /// Every case goes on behind the sequence numbers of the one before.
+    fn start(&mut self, kind: Kind) -> Result<()> {
+        self.first_sequence = self.first_sequence.wrapping_add(1 << 28);
+        self.live.start_bench_case(&Case {
+            flows: self.flows,
+            alternating: u32::from(kind != Kind::Data),
+            first_sequence: self.first_sequence,
+            reserved: 0,
+        })
+    }
+
+    /// ns a packet.
+    fn run(&mut self, name: &str, packets: u32) -> Result<f64> {
+        let result = self
+            .live
+            .program(name)?
+            .test_run(TestRunOptions {
+                data_in: Some(&self.packet),
+                repeat: packets,
+                ..TestRunOptions::default()
+            })
+            .with_context(|| format!("cannot run {name}"))?;
+        Ok(result.duration.as_secs_f64() * 1e9)
+    }
+
+    fn case(&mut self, kind: Kind, arguments: &Arguments) -> Result<()> {
+        self.watch(if kind == Kind::Rejected {
+            OTHER_PORT
+        } else {
+            PORT
+        })?;
+        self.start(kind)?;
+        let mut runs: [Vec<f64>; PROGRAMS.len()] = Default::default();
+        for _ in 0..arguments.rounds {
+            for (name, runs) in PROGRAMS.iter().zip(&mut runs) {
+                runs.push(self.run(name, arguments.packets)?);
+            }
+        }
+        let empty = median(&runs[EMPTY]);
+        let reference = median(&runs[REFERENCE]) - empty;
+        for (name, runs) in PROGRAMS.iter().zip(&runs) {
+            let net = median(runs) - empty;
+            let lowest = runs.iter().copied().fold(f64::INFINITY, f64::min) - empty;
+            let highest = runs.iter().copied().fold(0.0, f64::max) - empty;
+            let program = name.trim_start_matches("bench_");
+            if arguments.json {
+                let line = serde_json::json!({
+                    "program": program,
+                    "case": kind.name(),
+                    "flows": self.flows,
+                    "net_ns": net,
+                    "reference_net_ns": reference,
+                    "ratio": net / reference,
+                });
+                println!("{line}");
+            } else {
+                println!(
+                    "{:<18}{:>9}  {program:<16}{net:>8.1}  {:>17}  {:>7.2}",
+                    kind.name(),
+                    self.flows,
+                    format!("({lowest:.1} to {highest:.1})"),
+                    net / reference
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn median(runs: &[f64]) -> f64 {
+    let mut sorted = runs.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
