@@ -95,7 +95,12 @@ pub fn symptoms(clients: &[&Client]) -> Vec<Evidence> {
         if excess.count > 0 {
             evidence.push(Evidence {
                 kind: kind.to_owned(),
-                supports: "degraded".to_owned(),
+                // Every figure is shown; one below its threshold supports nothing.
+                supports: if excess.mean >= threshold.mean {
+                    "degraded".to_owned()
+                } else {
+                    "none".to_owned()
+                },
                 value: Some(excess.mean),
                 threshold: Some(threshold.mean),
                 samples: excess.count,
