@@ -32,7 +32,9 @@ pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
     half.rtt_smoothed_us = if half.rtt_smoothed_us == 0 {
         rtt_us
     } else {
-        half.rtt_smoothed_us - half.rtt_smoothed_us / 8 + rtt_us / 8
+        // A sample that waited for a timer of the sender's must not pass for the RTT of now.
+        let bounded_us = rtt_us.min(half.rtt_smoothed_us.wrapping_mul(2));
+        half.rtt_smoothed_us - half.rtt_smoothed_us / 8 + bounded_us / 8
     };
     let bin = below_64(rtt_bin(rtt_us));
     if let Some(count) = half.rtt_bins.get_mut(bin) {
