@@ -1,0 +1,107 @@
+//! One packet at several hooks of a host, and the sockets behind them.
+
+use monitor_ebpf::flow::{FlowState, Half, half_flags as is};
+
+use crate::support::{
+    tables::HOOK,
+    wire::{OTHER_HOOK, Wire},
+};
+
+/// A short connection, each packet at one hook or at both.
+fn connection(both: bool) -> Wire {
+    let mut wire = Wire::new();
+    let packets = [
+        (0, wire.client().syn()),
+        (10_000, wire.server().syn_ack()),
+        (30_000, wire.client().ack(0)),
+        (40_000, wire.server().data(0, 1_000)),
+        (40_100, wire.server().data(2_000, 1_000)),
+        (60_000, wire.client().ack(1_000).sack(&[(2_000, 3_000)])),
+        (75_000, wire.server().data(1_000, 1_000)),
+        (95_000, wire.client().ack(3_000)),
+        (96_000, wire.server().fin(3_000)),
+    ];
+    for (at_us, packet) in packets {
+        wire.sees(at_us, packet.clone());
+        if both {
+            wire.sees_elsewhere(at_us + 5, packet);
+        }
+    }
+    wire
+}
+
+#[test]
+fn a_forwarder_counts_every_packet_once() {
+    let (one, both) = (connection(false), connection(true));
+    let seen_elsewhere = both.state().halves.map(|half| half.seen_elsewhere);
+    // Of the client's four packets the SYN only waited for its answer.
+    assert_eq!(both.from_client().seen_elsewhere, 3);
+    assert_eq!(both.from_server().seen_elsewhere, 5);
+    let mut without = both.state();
+    for half in &mut without.halves {
+        half.seen_elsewhere = 0;
+    }
+    assert_eq!(without, one.state(), "{seen_elsewhere:?}");
+}
+
+#[test]
+fn a_syn_at_two_hooks_was_sent_once() {
+    let wire = connection(true);
+    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
+    assert!(!wire.from_client().has(is::SYN_RETRANSMITTED));
+}
+
+#[test]
+fn each_direction_has_its_own_owner() {
+    let mut wire = Wire::new();
+    wire.sees(0, wire.client().syn());
+    wire.sees_elsewhere(10_000, wire.server().syn_ack());
+    assert_eq!(wire.from_client().owner, HOOK);
+    assert_eq!(wire.from_server().owner, OTHER_HOOK);
+}
+
+#[test]
+fn ownership_moves_after_five_seconds_of_silence() {
+    let mut wire = Wire::established();
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    wire.sees_elsewhere(5_039_999, wire.server().data(1_000, 1_000));
+    assert_eq!(wire.from_server().owner, HOOK);
+    assert_eq!(wire.from_server().bytes, 1_000);
+    wire.sees_elsewhere(5_040_000, wire.server().data(1_000, 1_000));
+    let half = wire.from_server();
+    assert_eq!(half.owner, OTHER_HOOK);
+    assert_eq!((half.bytes, half.retransmitted_segments), (2_000, 0));
+    // The old owner is now the other.
+    wire.sees(5_041_000, wire.server().data(2_000, 1_000));
+    assert_eq!(wire.from_server().seen_elsewhere, 2);
+}
+
+#[test]
+fn the_figures_of_a_socket_are_taken_when_they_are_reported_or_needed() {
+    let mut wire = Wire::established();
+    let packets = [
+        (40_000, wire.server().data(0, 100), 0),
+        // A retransmission; then the interval is over; then nothing; then the end.
+        (300_000, wire.server().data(0, 100), 1),
+        (1_200_000, wire.server().data(100, 9), 2),
+        (1_300_000, wire.server().data(109, 9), 2),
+        (1_400_000, wire.server().fin(118), 3),
+    ];
+    for (at_us, packet, sightings) in packets {
+        wire.sends(at_us, packet, wire.server_isn);
+        assert_eq!(wire.state().socket.sightings, sightings, "at {at_us} us");
+    }
+}
+
+#[test]
+fn a_packet_elsewhere_changes_no_other_figure() {
+    let mut wire = connection(false);
+    let before = wire.state();
+    wire.sees_elsewhere(100_000, wire.client().rst());
+    let after = wire.state();
+    let halves = after.halves.map(|half| Half {
+        seen_elsewhere: 0,
+        ..half
+    });
+    assert_eq!(FlowState { halves, ..after }, before);
+}

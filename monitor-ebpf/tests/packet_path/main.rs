@@ -1,0 +1,16 @@
+//! The packet path on the host: every header, every rule of the tracker, and any bytes at all.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admission;
+mod handshake;
+mod hooks;
+mod keys;
+mod limits;
+mod loss;
+mod options;
+mod packet;
+mod properties;
+mod rtt;
+mod select;
