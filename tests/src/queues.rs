@@ -22,8 +22,10 @@ use crate::netns;
 use crate::plan::{Plan, Port};
 use crate::scenario::Place;
 
-/// How often the queues are read: often enough to tell a standing queue from a burst.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// How often the queues are read: often enough to tell a standing queue from a burst, and never in
+/// step with players that fetch every second or two, as a quarter of a second would be (it is the
+/// golden ratio to the power of -3, in seconds).
+const INTERVAL: Duration = Duration::from_micros(236_068);
 /// Large enough for one part of a dump: the kernel fills at most 32 KiB (NLMSG_GOODSIZE and up).
 const RECEIVE_BYTES: usize = 64 * 1024;
 
