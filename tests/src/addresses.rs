@@ -34,8 +34,14 @@ pub fn access(isp: usize) -> String {
     format!("access-{}", isp + 1)
 }
 
-/// A border router's device on an exchange. Not the interconnect's name: the kernel refuses to
-/// make a macvlan with the name of a device where it is made from.
+/// The edge router's device on an exchange, and its other end.
+#[must_use]
+pub fn port_device(exchange: usize) -> String {
+    format!("port-{}", exchange + 1)
+}
+
+/// A border router's device on an exchange. Not called as the port: the kernel refuses to make a
+/// macvlan with the name of a device where it is made from.
 #[must_use]
 pub fn exchange_device(exchange: usize) -> String {
     format!("exchange-{}", exchange + 1)

@@ -1,8 +1,8 @@
 //! From a scenario to a concrete network: namespaces, addresses, links and their queues.
 //!
 //! ```text
-//! video --eth0--> edge --ix-east--> [ ] --> border-1 --core--> access-1 --line--> home-P-N
-//!                  |  --ix-west--> [ ] --> border-2 --core--> access-2 --line--> home-P-N
+//! video --eth0--> edge --port-1--> [ ] --> border-1 --core--> access-1 --line--> home-P-N
+//!                  |  --port-2--> [ ] --> border-2 --core--> access-2 --line--> home-P-N
 //!               content             |         ^                  ^
 //!                                elsewhere ---'               cache-N
 //! ```
@@ -21,12 +21,10 @@ use anyhow::{Result, ensure};
 
 use crate::addresses::{
     CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, VIDEO, VIDEO_ADDRESS, access, border, cache,
-    cache_address, core_far, exchange_elsewhere, transit_far,
+    cache_address, core_far, exchange_elsewhere, port_device, transit_far,
 };
 use crate::scenario::{Link, Place, Scenario};
 
-/// Longest name the kernel gives a device (IFNAMSIZ less the closing zero).
-const DEVICE_NAME_MAX: usize = 15;
 /// Homes' addresses are 198.18.P.10 and up, from the range for tests of networks (RFC 2544).
 const FIRST_HOME: usize = 10;
 /// So many homes fit behind [`FIRST_HOME`] in a /24.
@@ -122,14 +120,6 @@ impl Plan {
             "{} ISPs are more than the {ISPS_MAX} that fit on an exchange",
             scenario.isps.len()
         );
-        for interconnect in &scenario.interconnects {
-            let name = interconnect.name.get_ref();
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-            ensure!(
-                !name.is_empty() && name.len() <= DEVICE_NAME_MAX && name.chars().all(plain),
-                "the interconnect {name:?} is a device, too: its name must be 1 to {DEVICE_NAME_MAX} letters, digits and hyphens"
-            );
-        }
         let mut plan = Self {
             homes: place_homes(scenario),
             ports: Vec::new(),
@@ -149,12 +139,12 @@ impl Plan {
             device: "eth0".to_owned(),
             link: scenario.video_host.uplink,
         }];
-        for interconnect in &scenario.interconnects {
+        for (index, interconnect) in scenario.interconnects.iter().enumerate() {
             ports.push(Port {
                 place: Place::Interconnect,
                 name: interconnect.name.get_ref().clone(),
                 namespace: EDGE.to_owned(),
-                device: interconnect.name.get_ref().clone(),
+                device: port_device(index),
                 link: interconnect.port,
             });
         }

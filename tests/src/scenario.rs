@@ -3,6 +3,7 @@
 //! Every key is documented for users in `tests/scenarios/README.md`. A key nobody knows, a name
 //! nobody defined and a value that makes no sense are refused with the file and the line.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -305,6 +306,17 @@ impl Scenario {
                 "a scenario needs at least one [[interconnect]] and one [[isp]]",
             );
         }
+        check_names(
+            "[[interconnect]]",
+            self.interconnects.iter().map(|i| &i.name),
+        )?;
+        check_names("[[isp]]", self.isps.iter().map(|isp| &isp.name))?;
+        if !(self.video.chunk_s > 0.0 && self.video.buffer_s >= self.video.chunk_s) {
+            return refuse(
+                &self.video.ladder_kbit,
+                "[video] chunk_s must be more than 0, and buffer_s at least as long",
+            );
+        }
         let ladder = self.video.ladder_kbit.get_ref();
         if ladder.is_empty() || ladder[0] == 0 || ladder.windows(2).any(|pair| pair[0] >= pair[1]) {
             return refuse(
@@ -418,6 +430,28 @@ fn refuse<T>(at: &Spanned<T>, what: impl fmt::Display) -> Result<(), Problem> {
     })
 }
 
+/// Names go into the daemon's table, a CSV file, and must tell things apart.
+fn check_names<'a>(
+    table: &str,
+    names: impl Iterator<Item = &'a Spanned<String>>,
+) -> Result<(), Problem> {
+    let mut known = HashSet::new();
+    for name in names {
+        let text = name.get_ref();
+        let plain = |c: char| !c.is_control() && c != ',' && c != '"';
+        if text.trim().is_empty() || !text.chars().all(plain) {
+            return refuse(
+                name,
+                format!("{table} name: some text without commas and quotes"),
+            );
+        }
+        if !known.insert(text) {
+            return refuse(name, format!("there is already an {table} called {text:?}"));
+        }
+    }
+    Ok(())
+}
+
 fn check_known(name: &Spanned<String>, table: &str, known: Vec<&str>) -> Result<(), Problem> {
     if known.contains(&name.get_ref().as_str()) {
         return Ok(());
@@ -509,6 +543,16 @@ mod tests {
             "{error}"
         );
         assert!(error.contains("surprise"), "{error}");
+    }
+
+    #[test]
+    fn two_interconnects_of_one_name_are_refused() {
+        let text = BUILT_IN[0].1.replace("ix-west", "ix-east");
+        let error = Scenario::parse(&text, "mine.toml").unwrap_err().to_string();
+        assert!(
+            error.ends_with("there is already an [[interconnect]] called \"ix-east\""),
+            "{error}"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use crate::addresses::{
     CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, LINE_GATEWAY, VIDEO, VIDEO_ADDRESS, access, border,
     cache, cache_address, core_far, core_near, exchange_border, exchange_device, exchange_edge,
-    exchange_elsewhere, gateway, transit_far, transit_near,
+    exchange_elsewhere, gateway, port_device, transit_far, transit_near,
 };
 use crate::plan::{Home, Plan, Port};
 use crate::scenario::Queue;
@@ -40,8 +40,9 @@ impl Plan {
         };
         veth((VIDEO, "eth0"), (EDGE, "video"));
         veth((CONTENT, "eth0"), (EDGE, "content"));
-        for name in &self.interconnects {
-            veth((EDGE, name), (ELSEWHERE, name));
+        for exchange in 0..self.interconnects.len() {
+            let device = port_device(exchange);
+            veth((EDGE, &device), (ELSEWHERE, &device));
         }
         for isp in 0..self.isps.len() {
             veth((&border(isp), "core"), (&access(isp), "core"));
@@ -90,9 +91,13 @@ impl Plan {
             format!("addr add {}/24 dev content", gateway(CONTENT_ADDRESS)),
             "link set content up".to_owned(),
         ];
-        for (index, name) in self.interconnects.iter().enumerate() {
-            ip.push(format!("addr add {}/24 dev {name}", exchange_edge(index)));
-            ip.push(format!("link set {name} up"));
+        for exchange in 0..self.interconnects.len() {
+            let device = port_device(exchange);
+            ip.push(format!(
+                "addr add {}/24 dev {device}",
+                exchange_edge(exchange)
+            ));
+            ip.push(format!("link set {device} up"));
         }
         for (prefix, home) in self.prefixes() {
             let next_hop = exchange_border(home.interconnect, home.isp);
@@ -108,15 +113,16 @@ impl Plan {
 
     fn elsewhere(&self) -> Namespace {
         let mut ip = Vec::new();
-        for (exchange, name) in self.interconnects.iter().enumerate() {
+        for exchange in 0..self.interconnects.len() {
+            let device = port_device(exchange);
             ip.push(format!(
-                "addr add {}/24 dev {name}",
+                "addr add {}/24 dev {device}",
                 exchange_elsewhere(exchange)
             ));
-            ip.push(format!("link set {name} up"));
+            ip.push(format!("link set {device} up"));
             for isp in 0..self.isps.len() {
                 ip.push(format!(
-                    "link add link {name} name {} netns {} type macvlan mode bridge",
+                    "link add link {device} name {} netns {} type macvlan mode bridge",
                     exchange_device(exchange),
                     border(isp)
                 ));
