@@ -100,7 +100,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     if let Some(state) = found {
         // SAFETY: valid until the next call that adds or removes a flow (see `Tables::flow`).
         let state = unsafe { &*state };
-        if tracker::begins_anew(state, direction, segment) {
+        if tracker::begins_anew(state, direction, segment, packet.coarse_ns()) {
             report(tables, state);
             tables.remove(key);
             tables.count(Counter::FlowsReused);

@@ -12,9 +12,9 @@ use crate::{
     sequence::{distance, high, low, micros, pack},
 };
 
-/// After this long without a packet another hook may take a half over: longer than any
-/// reordering between two of a host's devices, shorter than a flow's idle timeout.
-const OWNER_SILENCE_NS: u64 = 5_000_000_000;
+/// After this long without a packet another hook may take a half over, and a SYN is believed:
+/// longer than any reordering between two of a host's devices, shorter than a flow's idle timeout.
+const SILENCE_NS: u64 = 5_000_000_000;
 
 /// A departure time further away than this is none: fq's own horizon is 10 s (tc-fq(8)).
 const DEPARTURE_HORIZON_NS: u64 = 10_000_000_000;
@@ -41,19 +41,28 @@ pub trait Clock {
     fn coarse_ns(&self) -> u64;
 }
 
-/// Whether a SYN begins a new connection where an old one with the same 5-tuple has ended.
+/// Whether a SYN begins a new connection where there was an old one with the same 5-tuple: one
+/// that has ended or fallen silent, or whose server answers with another sequence number. A SYN
+/// alone does not, because a live connection's endpoint ignores it, and anyone can forge it
+/// (RFC 9293, 3.10.7.4).
 #[inline(always)]
-pub fn begins_anew(state: &FlowState, direction: usize, segment: &Segment) -> bool {
+pub fn begins_anew(state: &FlowState, direction: usize, segment: &Segment, coarse_ns: u64) -> bool {
+    if !segment.has(tcp_flags::SYN) {
+        return false;
+    }
     let ended = (state.halves[0].flags | state.halves[1].flags) & (is::FIN | is::RST) != 0;
     let own = if direction == 0 {
         &state.halves[0]
     } else {
         &state.halves[1]
     };
-    ended
-        && segment.has(tcp_flags::SYN)
-        && !segment.has(tcp_flags::ACK)
-        && (!own.has(is::SYN) || own.isn != segment.sequence)
+    if own.has(is::SYN) && own.isn == segment.sequence {
+        return false;
+    }
+    if segment.has(tcp_flags::ACK) {
+        return own.has(is::SEQUENCE_KNOWN);
+    }
+    ended || coarse_ns.wrapping_sub(state.last_seen_ns()) >= SILENCE_NS
 }
 
 /// Takes one packet into account. `false`: it was seen at a hook that does not own its
@@ -70,7 +79,7 @@ pub fn track<C: Clock>(
     let (own, peer) = state.halves_mut(direction);
     let coarse_ns = sighting.coarse_ns;
     if own.owner != sighting.hook {
-        if own.owner != 0 && coarse_ns.wrapping_sub(own.last_seen_ns) < OWNER_SILENCE_NS {
+        if own.owner != 0 && coarse_ns.wrapping_sub(own.last_seen_ns) < SILENCE_NS {
             own.seen_elsewhere = own.seen_elsewhere.wrapping_add(1);
             return false;
         }
@@ -107,7 +116,7 @@ pub fn track<C: Clock>(
             // Karn: which of the two the answer belongs to cannot be told.
             own.flags |= is::SYN_RETRANSMITTED;
             own.sample = 0;
-        } else {
+        } else if !own.has(is::SEQUENCE_KNOWN) {
             let departure_us = time.departure_us();
             synchronize(own, segment, departure_us);
             count_payload(own, segment);

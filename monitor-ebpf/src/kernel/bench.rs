@@ -107,7 +107,9 @@ fn rewrite(ctx: &TcContext) -> Option<()> {
     let flows = u64::from(case.flows).max(1);
     let flow = (turn % flows) as u32;
     let round = (turn / flows) as u32;
-    let sequence = round.wrapping_mul(DATA_LEN).wrapping_add(case.first_sequence);
+    let sequence = round
+        .wrapping_mul(DATA_LEN)
+        .wrapping_add(case.first_sequence);
     let (start, end) = (ctx.data(), ctx.data_end());
     if start + size_of::<Frame>() > end {
         return None;

@@ -8,7 +8,7 @@ use monitor_ebpf::{
 use crate::support::{
     packets::{SERVER, tcp, v4},
     tables::{SECOND_NS, Seen},
-    wire::{START_NS, Wire, time_ns},
+    wire::{CLIENT_RTT_US, SERVER_RTT_US, START_NS, Wire, time_ns},
 };
 
 #[test]
@@ -46,9 +46,9 @@ fn a_flow_of_our_own_socket_needs_no_answer() {
     let mut wire = Wire::new();
     let snd_nxt = wire.client_isn;
     wire.sends(0, wire.client().syn(), snd_nxt);
-    assert!(wire.from_client().has(is::LOCAL_SENDER | is::SYN));
+    assert!(wire.client_half().has(is::LOCAL_SENDER | is::SYN));
     wire.sees(10_000, wire.server().syn_ack());
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_connection_that_is_picked_up_in_the_middle() {
     wire.sees(20_000, wire.client().ack(72_000));
     wire.sees(21_000, wire.server().data(72_000, 1_000));
     wire.sees(41_000, wire.client().ack(73_000));
-    let (server, client) = (wire.from_server(), wire.from_client());
+    let (server, client) = (wire.server_half(), wire.client_half());
     assert_eq!(
         (server.bytes, server.segments, server.frames),
         (3_000, 3, 3)
@@ -81,14 +81,14 @@ fn one_direction_alone_is_admitted_after_64_packets() {
         assert!(!wire.has_state());
     }
     wire.sees(64, wire.server().data(64_000, 1_000));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.bytes, half.segments, half.frames), (65_000, 65, 65));
     assert_eq!(half.mss, 1_000);
     assert_eq!(half.gaps, [Gap::default(); 4]);
-    assert_eq!(wire.from_client(), Half::EMPTY);
+    assert_eq!(wire.client_half(), Half::EMPTY);
     // From here on losses are seen.
     wire.sees(40_000, wire.server().data(64_000, 1_000));
-    assert_eq!(wire.from_server().lost_downstream_segments, 1);
+    assert_eq!(wire.server_half().lost_downstream_segments, 1);
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn one_direction_from_its_syn_on_has_no_hole() {
     for index in 0..64 {
         wire.sees(1 + index, wire.server().data(index * 1_000, 1_000));
     }
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.bytes, half.segments), (64_000, 64));
     assert_eq!(half.gaps, [Gap::default(); 4]);
     wire.sees(40_000, wire.server().data(10_000, 1_000));
-    assert_eq!(wire.from_server().lost_downstream_segments, 1);
+    assert_eq!(wire.server_half().lost_downstream_segments, 1);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn what_waits_remembers_the_highest_sequence_number() {
     wire.sees(20, wire.server().data(0, 1_000));
     wire.sees(20_000, wire.client().ack(2_000));
     wire.sees(21_000, wire.server().data(2_000, 1_000));
-    assert_eq!(wire.from_server().gaps, [Gap::default(); 4]);
+    assert_eq!(wire.server_half().gaps, [Gap::default(); 4]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_refused_connection_reports_its_reset() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn());
     wire.sees(10_000, wire.server().rst());
-    assert!(wire.from_server().has(is::RST));
+    assert!(wire.server_half().has(is::RST));
     assert_eq!(wire.tables.take_reports(), [wire.state()]);
 }
 
@@ -157,8 +157,8 @@ fn the_same_ports_after_an_end_are_a_new_flow() {
     assert_eq!(wire.counter(Counter::FlowsReused), 1);
     assert_ne!(new.generation, old.generation);
     assert_eq!(new.start_ns, time_ns(1_000_000));
-    assert!(!wire.from_server().has(is::FIN));
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
+    assert!(!wire.server_half().has(is::FIN));
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 
 #[test]
@@ -175,13 +175,51 @@ fn late_packets_of_a_closed_flow_belong_to_it() {
 }
 
 #[test]
-fn a_forged_syn_does_not_end_a_flow() {
+fn a_forged_syn_does_not_touch_a_flow() {
+    let mut wire = Wire::established();
+    wire.sees(40_000, wire.client().data(0, 100));
+    let before = wire.client_half();
+    wire.sees(41_000, wire.client().syn().sequence(77_000));
+    let after = Half {
+        last_seen_ns: before.last_seen_ns,
+        ..wire.client_half()
+    };
+    assert_eq!(after, before);
+    assert_eq!(wire.counter(Counter::FlowsReused), 0);
+    wire.sees(42_000, wire.client().data(100, 100));
+    assert_eq!(wire.client_half().retransmitted_segments, 0);
+}
+
+#[test]
+fn a_server_that_answers_with_another_number_began_anew() {
+    // The end of the old connection passed elsewhere.
     let mut wire = Wire::established();
     let generation = wire.state().generation;
-    let forged = wire.client().syn().sequence(77_000);
-    wire.sees(40_000, forged);
-    assert_eq!(wire.state().generation, generation);
-    assert_eq!(wire.counter(Counter::FlowsReused), 0);
+    wire.client_isn = 77_000;
+    wire.server_isn = 0x9000_0000;
+    wire.sees(40_000, wire.client().syn());
+    wire.sees(50_000, wire.server().syn_ack());
+    assert_eq!(wire.counter(Counter::FlowsReused), 1);
+    wire.sees(70_000, wire.client().ack(0));
+    wire.sees(71_000, wire.server().data(0, 1_000));
+    wire.sees(91_000, wire.client().ack(1_000));
+    assert_ne!(wire.state().generation, generation);
+    assert_eq!(wire.client_half().handshake_rtt_us, 20_000);
+    assert_eq!(wire.client_half().acked_bytes, 1_001);
+    assert_eq!(wire.server_half().retransmitted_segments, 0);
+}
+
+#[test]
+fn a_syn_after_silence_begins_anew() {
+    let mut wire = Wire::established();
+    wire.client_isn = 77_000;
+    wire.server_isn = 88_000;
+    let last_us = SERVER_RTT_US + CLIENT_RTT_US;
+    wire.sees(last_us + 5_000_000, wire.client().syn());
+    assert!(!wire.has_state());
+    assert_eq!(wire.counter(Counter::FlowsReused), 1);
+    wire.sees(last_us + 5_010_000, wire.server().syn_ack());
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 
 #[test]

@@ -10,8 +10,8 @@ fn a_tap_on_the_path_sees_the_way_to_each_side() {
     wire.sees(0, wire.client().syn());
     wire.sees(7_000, wire.server().syn_ack());
     wire.sees(30_000, wire.client().ack(0));
-    assert_eq!(wire.from_server().handshake_rtt_us, 7_000);
-    assert_eq!(wire.from_client().handshake_rtt_us, 23_000);
+    assert_eq!(wire.server_half().handshake_rtt_us, 7_000);
+    assert_eq!(wire.client_half().handshake_rtt_us, 23_000);
 }
 
 #[test]
@@ -21,17 +21,17 @@ fn a_sender_sees_the_whole_way_to_the_client() {
     // A SYN-ACK has no full socket, and is not paced.
     wire.sees(50, wire.server().syn_ack());
     wire.sees(40_050, wire.client().ack(0));
-    assert_eq!(wire.from_client().handshake_rtt_us, 40_000);
-    assert!(!wire.from_server().has(is::LOCAL_SENDER));
+    assert_eq!(wire.client_half().handshake_rtt_us, 40_000);
+    assert!(!wire.server_half().has(is::LOCAL_SENDER));
 }
 
 #[test]
 fn roles_are_known_from_who_answered() {
     let wire = Wire::established();
-    assert!(wire.from_client().has(is::SYN) && !wire.from_client().has(is::SYN_ACK));
-    assert!(wire.from_server().has(is::SYN | is::SYN_ACK));
-    assert_eq!(wire.from_client().isn, wire.client_isn);
-    assert_eq!(wire.from_server().isn, wire.server_isn);
+    assert!(wire.client_half().has(is::SYN) && !wire.client_half().has(is::SYN_ACK));
+    assert!(wire.server_half().has(is::SYN | is::SYN_ACK));
+    assert_eq!(wire.client_half().isn, wire.client_isn);
+    assert_eq!(wire.server_half().isn, wire.server_isn);
 }
 
 #[test]
@@ -41,11 +41,11 @@ fn none_from_a_syn_that_was_sent_twice() {
     wire.sees(1_000_000, wire.client().syn());
     wire.sees(1_010_000, wire.server().syn_ack());
     wire.sees(1_030_000, wire.client().ack(0));
-    let server = wire.from_server();
+    let server = wire.server_half();
     assert_eq!((server.handshake_rtt_us, server.rtt_samples), (0, 0));
-    assert!(wire.from_client().has(is::SYN_RETRANSMITTED));
+    assert!(wire.client_half().has(is::SYN_RETRANSMITTED));
     // The other side's was sent once.
-    assert_eq!(wire.from_client().handshake_rtt_us, 20_000);
+    assert_eq!(wire.client_half().handshake_rtt_us, 20_000);
 }
 
 #[test]
@@ -55,10 +55,10 @@ fn none_from_a_syn_ack_that_was_sent_twice() {
     wire.sees(10_000, wire.server().syn_ack());
     wire.sees(1_010_000, wire.server().syn_ack());
     wire.sees(1_030_000, wire.client().ack(0));
-    let client = wire.from_client();
+    let client = wire.client_half();
     assert_eq!((client.handshake_rtt_us, client.rtt_samples), (0, 0));
-    assert!(wire.from_server().has(is::SYN_RETRANSMITTED));
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
+    assert!(wire.server_half().has(is::SYN_RETRANSMITTED));
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 
 #[test]
@@ -67,14 +67,14 @@ fn one_that_a_late_duplicate_of_the_syn_does_not_take_back() {
     wire.sees(31_000, wire.client().syn());
     wire.sees(32_000, wire.server().syn_ack());
     wire.sees(33_000, wire.client().ack(0));
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
-    assert_eq!(wire.from_client().handshake_rtt_us, 20_000);
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
+    assert_eq!(wire.client_half().handshake_rtt_us, 20_000);
 }
 
 #[test]
 fn neither_syn_is_data() {
     let wire = Wire::established();
-    for half in [wire.from_client(), wire.from_server()] {
+    for half in [wire.client_half(), wire.server_half()] {
         assert_eq!((half.bytes, half.segments, half.frames), (0, 0, 0));
         assert_eq!((half.bursts, half.busy_us), (0, 0));
         assert_eq!((half.retransmitted_segments, half.duplicate_acks), (0, 0));
@@ -89,10 +89,10 @@ fn data_in_a_syn_count_once() {
     wire.sees(10_000, wire.server().syn_ack().ack(100));
     wire.sees(30_000, wire.client().data(100, 50));
     wire.sees(40_000, wire.server().ack(150));
-    let client = wire.from_client();
+    let client = wire.client_half();
     assert_eq!((client.bytes, client.segments, client.frames), (150, 2, 2));
     assert_eq!(client.retransmitted_segments, 0);
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 
 #[test]
@@ -100,5 +100,5 @@ fn a_syn_ack_that_accepts_no_data_of_the_syn_still_tells_the_rtt() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn().payload(100));
     wire.sees(10_000, wire.server().syn_ack().ack(0));
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }

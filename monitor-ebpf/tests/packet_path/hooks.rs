@@ -35,8 +35,8 @@ fn a_forwarder_counts_every_packet_once() {
     let (one, both) = (connection(false), connection(true));
     let seen_elsewhere = both.state().halves.map(|half| half.seen_elsewhere);
     // Of the client's four packets the SYN only waited for its answer.
-    assert_eq!(both.from_client().seen_elsewhere, 3);
-    assert_eq!(both.from_server().seen_elsewhere, 5);
+    assert_eq!(both.client_half().seen_elsewhere, 3);
+    assert_eq!(both.server_half().seen_elsewhere, 5);
     let mut without = both.state();
     for half in &mut without.halves {
         half.seen_elsewhere = 0;
@@ -47,8 +47,8 @@ fn a_forwarder_counts_every_packet_once() {
 #[test]
 fn a_syn_at_two_hooks_was_sent_once() {
     let wire = connection(true);
-    assert_eq!(wire.from_server().handshake_rtt_us, 10_000);
-    assert!(!wire.from_client().has(is::SYN_RETRANSMITTED));
+    assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
+    assert!(!wire.client_half().has(is::SYN_RETRANSMITTED));
 }
 
 #[test]
@@ -56,8 +56,8 @@ fn each_direction_has_its_own_owner() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn());
     wire.sees_elsewhere(10_000, wire.server().syn_ack());
-    assert_eq!(wire.from_client().owner, HOOK);
-    assert_eq!(wire.from_server().owner, OTHER_HOOK);
+    assert_eq!(wire.client_half().owner, HOOK);
+    assert_eq!(wire.server_half().owner, OTHER_HOOK);
 }
 
 #[test]
@@ -65,15 +65,15 @@ fn ownership_moves_after_five_seconds_of_silence() {
     let mut wire = Wire::established();
     wire.sees(40_000, wire.server().data(0, 1_000));
     wire.sees_elsewhere(5_039_999, wire.server().data(1_000, 1_000));
-    assert_eq!(wire.from_server().owner, HOOK);
-    assert_eq!(wire.from_server().bytes, 1_000);
+    assert_eq!(wire.server_half().owner, HOOK);
+    assert_eq!(wire.server_half().bytes, 1_000);
     wire.sees_elsewhere(5_040_000, wire.server().data(1_000, 1_000));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!(half.owner, OTHER_HOOK);
     assert_eq!((half.bytes, half.retransmitted_segments), (2_000, 0));
     // The old owner is now the other.
     wire.sees(5_041_000, wire.server().data(2_000, 1_000));
-    assert_eq!(wire.from_server().seen_elsewhere, 2);
+    assert_eq!(wire.server_half().seen_elsewhere, 2);
 }
 
 #[test]

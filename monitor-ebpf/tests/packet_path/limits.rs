@@ -11,11 +11,11 @@ fn busy_from_the_first_byte_to_the_ack_of_the_last() {
     wire.sees(45_000, wire.server().data(1_000, 1_000));
     wire.sees(60_000, wire.client().ack(1_000));
     assert_eq!(
-        (wire.from_client().busy_us, wire.from_client().bursts),
+        (wire.client_half().busy_us, wire.client_half().bursts),
         (0, 0)
     );
     wire.sees(66_000, wire.client().ack(2_000));
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!((half.busy_us, half.bursts), (26_000, 1));
     assert_eq!(half.acked_bytes, 2_001);
 }
@@ -27,7 +27,7 @@ fn a_pause_between_two_bursts_is_not_busy() {
     wire.sees(60_000, wire.client().ack(1_000));
     wire.sees(4_000_000, wire.server().data(1_000, 1_000));
     wire.sees(4_021_000, wire.client().ack(2_000));
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!((half.busy_us, half.bursts), (41_000, 2));
 }
 
@@ -37,7 +37,7 @@ fn one_burst_through_a_retransmission() {
     wire.sees(40_000, wire.server().data(0, 1_000));
     wire.sees(300_000, wire.server().data(0, 1_000));
     wire.sees(320_000, wire.client().ack(1_000));
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!((half.busy_us, half.bursts), (280_000, 1));
 }
 
@@ -55,7 +55,7 @@ fn limited(mut wire: Wire) -> u32 {
     for index in 0..8 {
         wire.sees(40_000, wire.server().data(index * 1_000, 1_000));
     }
-    wire.from_server().rwnd_limited_segments
+    wire.server_half().rwnd_limited_segments
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn an_acknowledgement_opens_the_window_again() {
         wire.sees(at_us, wire.server().data(index * 1_000, 1_000));
         wire.sees(at_us + 20_000, wire.client().ack((index + 1) * 1_000));
     }
-    assert_eq!(wire.from_server().rwnd_limited_segments, 0);
+    assert_eq!(wire.server_half().rwnd_limited_segments, 0);
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn ce_marks_count_wire_segments() {
     );
     wire.sees(40_200, wire.server().data(5_792, 1_448).ecn(3));
     wire.sees(60_000, wire.client().ack(7_240).ecn(3));
-    assert_eq!(wire.from_server().ce_marked_segments, 4);
-    assert_eq!(wire.from_client().ce_marked_segments, 1);
+    assert_eq!(wire.server_half().ce_marked_segments, 4);
+    assert_eq!(wire.client_half().ce_marked_segments, 1);
 }
 
 #[test]
@@ -101,15 +101,15 @@ fn duplicate_acks() {
     let mut wire = Wire::established();
     wire.sees(35_000, wire.client().ack(0));
     // Nothing is outstanding.
-    assert_eq!(wire.from_client().duplicate_acks, 0);
+    assert_eq!(wire.client_half().duplicate_acks, 0);
     wire.sees(40_000, wire.server().data(0, 1_000));
     wire.sees(60_000, wire.client().ack(0));
     wire.sees(60_100, wire.client().ack(0));
-    assert_eq!(wire.from_client().duplicate_acks, 2);
+    assert_eq!(wire.client_half().duplicate_acks, 2);
     // Data, and a window update (RFC 5681, 2).
     wire.sees(60_200, wire.client().data(0, 10).ack(0));
     wire.sees(60_300, wire.client().data(10, 0).ack(0).window(900));
-    assert_eq!(wire.from_client().duplicate_acks, 2);
+    assert_eq!(wire.client_half().duplicate_acks, 2);
 }
 
 #[test]
@@ -130,14 +130,14 @@ fn extremes_of_this_epoch_and_the_one_before() {
     sample(&mut wire, 1_000_000, 21_000);
     sample(&mut wire, 2_000_000, 25_000);
     sample(&mut wire, 9_990_000, 15_000);
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!(half.rtt_current, epoch(11, 15_000, 15_000));
     assert_eq!(half.rtt_previous, epoch(10, 20_000, 25_000));
     sample(&mut wire, 11_000_000, 14_000);
-    assert_eq!(wire.from_client().rtt_current, epoch(11, 14_000, 15_000));
+    assert_eq!(wire.client_half().rtt_current, epoch(11, 14_000, 15_000));
     // Two epochs pass in silence: the previous one is the last that had a sample.
     sample(&mut wire, 40_000_000, 30_000);
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!(half.rtt_current, epoch(14, 30_000, 30_000));
     assert_eq!(half.rtt_previous, epoch(11, 14_000, 15_000));
 }
@@ -152,7 +152,7 @@ fn slow_start_ends_with_the_first_retransmission() {
         offset += 1_000;
         wire.sees(at_us + rtt_us, wire.client().ack(offset));
     }
-    let slow_start = wire.from_client().slow_start;
+    let slow_start = wire.client_half().slow_start;
     assert_eq!(slow_start.samples, 3);
     assert_eq!(slow_start.rtt_first_us, 22_000);
     assert_eq!(
@@ -166,7 +166,7 @@ fn slow_start_ends_with_the_first_retransmission() {
     wire.sees(520_000, wire.client().ack(offset + 1_000));
     wire.sees(521_000, wire.server().data(offset + 1_000, 1_000));
     wire.sees(541_000, wire.client().ack(offset + 2_000));
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!(half.slow_start, slow_start);
     // Handshake, three, and the one after the retransmission.
     assert_eq!(half.rtt_samples, 5);

@@ -27,7 +27,7 @@ fn losses(half: &Half) -> Losses {
 
 /// What the server's data went through.
 fn server_losses(wire: &Wire) -> Losses {
-    losses(&wire.from_server())
+    losses(&wire.server_half())
 }
 
 /// An established connection whose server starts at `isn`.
@@ -57,7 +57,7 @@ fn seen_once_and_sent_again_was_lost_downstream() {
         wire.sees(60_000, wire.client().ack(1_000).sack(&[(2_000, 3_000)]));
         wire.sees(60_100, wire.client().ack(1_000).sack(&[(2_000, 4_000)]));
         wire.sees(70_000, wire.server().data(1_000, 1_000));
-        let half = wire.from_server();
+        let half = wire.server_half();
         let expected = Losses {
             retransmitted: 1,
             downstream: 1,
@@ -66,8 +66,8 @@ fn seen_once_and_sent_again_was_lost_downstream() {
         assert_eq!(losses(&half), expected, "{isn}");
         assert_eq!((half.bytes, half.segments, half.frames), (5_000, 5, 5));
         assert_eq!(half.retransmitted_bytes, 1_000);
-        assert_eq!(wire.from_client().duplicate_acks, 1);
-        assert_eq!(wire.from_client().dsacks, 0);
+        assert_eq!(wire.client_half().duplicate_acks, 1);
+        assert_eq!(wire.client_half().dsacks, 0);
     }
 }
 
@@ -99,7 +99,7 @@ fn a_hole_that_is_filled_at_once_was_reordered() {
             ..Losses::default()
         };
         assert_eq!(server_losses(&wire), expected, "{isn}");
-        assert_eq!(wire.from_server().retransmitted_bytes, 0);
+        assert_eq!(wire.server_half().retransmitted_bytes, 0);
     }
 }
 
@@ -186,7 +186,7 @@ fn a_duplicate_sack_tells_of_data_received_twice() {
     wire.sees(320_000, wire.client().ack(2_000));
     // Below the ACK (RFC 2883, 4.1).
     wire.sees(320_100, wire.client().ack(2_000).sack(&[(0, 1_000)]));
-    assert_eq!(wire.from_client().dsacks, 1);
+    assert_eq!(wire.client_half().dsacks, 1);
 }
 
 #[test]
@@ -198,11 +198,11 @@ fn a_duplicate_sack_within_the_second_block() {
     // RFC 2883, 4.2.
     let ack = wire.client().ack(1_000);
     wire.sees(60_000, ack.sack(&[(3_000, 4_000), (2_000, 5_000)]));
-    assert_eq!(wire.from_client().dsacks, 1);
+    assert_eq!(wire.client_half().dsacks, 1);
     // Two blocks beside each other report nothing twice.
     let ack = wire.client().ack(1_000);
     wire.sees(60_000, ack.sack(&[(4_000, 5_000), (2_000, 3_000)]));
-    assert_eq!(wire.from_client().dsacks, 1);
+    assert_eq!(wire.client_half().dsacks, 1);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_duplicate_sack_of_several_segments_counts_them() {
         wire.sees(40_000, wire.server().data(0, 4_344).gso(1_448, 3));
         wire.sees(60_000, wire.client().ack(4_344));
         wire.sees(61_000, wire.client().ack(4_344).sack(&[(1_448, 4_344)]));
-        assert_eq!(wire.from_client().dsacks, 2, "{isn}");
+        assert_eq!(wire.client_half().dsacks, 2, "{isn}");
     }
 }
 
@@ -221,7 +221,7 @@ fn a_super_packet_sent_again_counts_its_segments() {
     let mut wire = Wire::established();
     wire.sees(40_000, wire.server().data(0, 4_344).gso(1_448, 3));
     wire.sees(300_000, wire.server().data(0, 4_344).gso(1_448, 3));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.retransmitted_segments, half.segments), (3, 6));
     assert_eq!((half.frames, half.retransmitted_bytes), (2, 4_344));
 }
@@ -232,12 +232,12 @@ fn a_retransmission_merged_with_new_data_counts_only_itself() {
     let mut wire = Wire::established();
     wire.sees(40_000, wire.server().data(0, 1_448));
     wire.sees(300_000, wire.server().data(0, 4_344).gso(1_448, 3));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.retransmitted_segments, half.segments), (1, 4));
     assert_eq!(half.retransmitted_bytes, 1_448);
     // The new part is known from now on.
     wire.sees(300_100, wire.server().data(4_344, 1_448));
-    assert_eq!(wire.from_server().retransmitted_segments, 1);
+    assert_eq!(wire.server_half().retransmitted_segments, 1);
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn more_holes_than_are_remembered_are_counted() {
     for hole in 0..5 {
         wire.sees(40_000, wire.server().data(1_000 + hole * 2_000, 1_000));
     }
-    assert_eq!(wire.from_server().gaps_overflowed, 1);
+    assert_eq!(wire.server_half().gaps_overflowed, 1);
     for hole in 0..5 {
         wire.sees(80_000, wire.server().data(hole * 2_000, 1_000));
     }
@@ -278,7 +278,7 @@ fn a_hole_that_was_acknowledged_makes_room() {
     }
     wire.sees(60_000, wire.client().ack(8_000));
     wire.sees(61_000, wire.server().data(9_000, 1_000));
-    assert_eq!(wire.from_server().gaps_overflowed, 0);
+    assert_eq!(wire.server_half().gaps_overflowed, 0);
     wire.sees(90_000, wire.server().data(8_000, 1_000));
     assert_eq!(server_losses(&wire).upstream, 1);
 }
@@ -296,10 +296,10 @@ fn the_sequence_of_a_whole_turn_is_followed() {
         wire.sees(at_us + 20_000, wire.client().ack(offset));
     }
     assert_eq!(server_losses(&wire), Losses::default());
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!(half.acked_bytes, 6_000_000_001);
     assert_eq!((half.rtt_samples, half.bursts), (101, 100));
-    assert_eq!(wire.from_server().gaps_overflowed, 0);
+    assert_eq!(wire.server_half().gaps_overflowed, 0);
 }
 
 #[test]
@@ -312,9 +312,9 @@ fn keep_alives_are_probes() {
     wire.sees(18_000_000, wire.server().data(999, 0));
     wire.sees(18_020_000, wire.client().ack(1_000));
     assert_eq!(server_losses(&wire), Losses::default());
-    assert_eq!(wire.from_server().probes, 2);
-    assert_eq!(wire.from_server().bytes, 1_000);
-    assert_eq!(wire.from_client().duplicate_acks, 0);
+    assert_eq!(wire.server_half().probes, 2);
+    assert_eq!(wire.server_half().bytes, 1_000);
+    assert_eq!(wire.client_half().duplicate_acks, 0);
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn zero_window_probes_are_probes() {
     wire.sees(700_000, wire.client().ack(1_000));
     wire.sees(701_000, wire.server().data(1_000, 1_000));
     assert_eq!(server_losses(&wire), Losses::default());
-    assert_eq!(wire.from_server().probes, 2);
+    assert_eq!(wire.server_half().probes, 2);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn zero_window_probes_with_the_next_byte_are_probes() {
     wire.sees(700_000, wire.client().ack(1_000));
     wire.sees(701_000, wire.server().data(1_000, 1_000));
     assert_eq!(server_losses(&wire), Losses::default());
-    assert_eq!(wire.from_server().probes, 2);
+    assert_eq!(wire.server_half().probes, 2);
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn a_fin_sent_again_is_one_segment() {
     wire.sees(60_000, wire.client().ack(1_000));
     wire.sees(61_000, wire.server().fin(1_000));
     wire.sees(300_000, wire.server().fin(1_000));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.retransmitted_segments, half.segments), (1, 1));
     assert_eq!(half.retransmitted_bytes, 0);
 }
@@ -367,7 +367,7 @@ fn the_last_data_sent_again_with_their_fin_are_one_segment() {
     let mut wire = Wire::established();
     wire.sees(40_000, wire.server().fin(0).payload(1_000));
     wire.sees(300_000, wire.server().fin(0).payload(1_000));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.retransmitted_segments, half.segments), (1, 2));
     assert_eq!(half.retransmitted_bytes, 1_000);
 }
@@ -377,7 +377,7 @@ fn a_syn_sent_again_is_no_segment() {
     let mut wire = Wire::established();
     wire.sees(1_000_000, wire.client().syn());
     wire.sees(1_010_000, wire.server().syn_ack());
-    assert_eq!(losses(&wire.from_client()), Losses::default());
+    assert_eq!(losses(&wire.client_half()), Losses::default());
     assert_eq!(server_losses(&wire), Losses::default());
 }
 
@@ -392,7 +392,7 @@ fn what_our_own_queue_refused_was_never_sent() {
     wire.sends(40_100, large.clone(), snd_nxt);
     // NET_XMIT_DROP: snd_nxt stays, and the same data are offered once more.
     wire.sends(41_000, large, snd_nxt);
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!(losses(&half), Losses::default());
     assert_eq!((half.bytes, half.segments), (4_344, 3));
     assert_eq!(half.refused_segments, 2);
@@ -409,7 +409,7 @@ fn a_refused_fin_is_no_byte() {
     let last = wire.server().fin(0).payload(1_448);
     wire.sends(40_000, last.clone(), snd_nxt);
     wire.sends(41_000, last, snd_nxt);
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.bytes, half.segments), (1_448, 1));
     assert_eq!(half.refused_segments, 1);
     assert_eq!(losses(&half), Losses::default());
@@ -420,11 +420,11 @@ fn an_old_ack_changes_nothing() {
     let mut wire = Wire::established();
     wire.sees(40_000, wire.server().data(0, 1_000));
     wire.sees(60_000, wire.client().ack(1_000));
-    let before = wire.from_client();
+    let before = wire.client_half();
     wire.sees(61_000, wire.client().ack(500).sack(&[(0, 100)]));
     let after = Half {
         last_seen_ns: before.last_seen_ns,
-        ..wire.from_client()
+        ..wire.client_half()
     };
     assert_eq!(after, before);
 }
@@ -434,7 +434,7 @@ fn a_reset_is_neither_data_nor_an_ack() {
     let mut wire = Wire::established();
     let reset = wire.server().data(0, 20).ack(50);
     wire.sees(40_000, reset.flags(tcp_flags::RST | tcp_flags::ACK));
-    let half = wire.from_server();
+    let half = wire.server_half();
     assert_eq!((half.bytes, half.segments), (0, 0));
     // The SYN, by the SYN-ACK.
     assert_eq!(half.acked_bytes, 1);

@@ -9,7 +9,7 @@ use crate::support::{
 
 /// RTT samples of the server's data besides the handshake's: how many, and their sum in µs.
 fn samples(wire: &Wire) -> (u32, u64) {
-    let half = wire.from_client();
+    let half = wire.client_half();
     let handshakes = u32::from(half.handshake_rtt_us != 0);
     (
         half.rtt_samples - handshakes,
@@ -23,7 +23,7 @@ fn from_data_to_its_acknowledgement() {
     wire.sees(40_000, wire.server().data(0, 1_000));
     wire.sees(65_000, wire.client().ack(1_000));
     assert_eq!(samples(&wire), (1, 25_000));
-    let half = wire.from_client();
+    let half = wire.client_half();
     assert_eq!(half.rtt_current.rtt_min_us, CLIENT_RTT_US);
     assert_eq!(half.rtt_current.rtt_max_us, 25_000);
     assert_eq!(half.rtt_bins[rtt_bin(25_000)], 1);
@@ -98,7 +98,7 @@ fn a_paced_packet_starts_when_it_departs() {
     });
     wire.sees(64_000, wire.client().ack(1_000));
     assert_eq!(samples(&wire), (1, 20_000));
-    assert_eq!(wire.from_client().busy_us, 20_000);
+    assert_eq!(wire.client_half().busy_us, 20_000);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_download_shows_the_servers_side_by_timestamps() {
             talk.server_sends(72, 60, wire.server().data(3_000, 1_000));
             // The same echo again is no second sample.
             talk.server_sends(75, 60, wire.server().data(4_000, 1_000));
-            let half = talk.wire.from_server();
+            let half = talk.wire.server_half();
             assert_eq!(stamp_samples(&half), (1, 12_000), "{client} {server}");
         }
     }
@@ -231,7 +231,7 @@ fn an_upload_shows_the_clients_side_by_timestamps() {
             talk.client_sends(41, 10, wire.client().data(1_000, 1_000));
             talk.server_sends(50, 40, wire.server().ack(1_000));
             talk.client_sends(71, 50, wire.client().data(2_000, 1_000));
-            let half = talk.wire.from_client();
+            let half = talk.wire.client_half();
             assert_eq!(stamp_samples(&half), (1, 21_000), "{client} {server}");
         }
     }
@@ -245,7 +245,7 @@ fn an_ack_that_nothing_will_answer_starts_no_sample() {
     // Everything is acknowledged: the next packet may take as long as the application likes.
     talk.client_sends(60, 40, wire.client().ack(1_000));
     talk.server_sends(5_000, 60, wire.server().data(1_000, 1_000));
-    assert_eq!(talk.wire.from_server().rtt_timestamp_samples, 0);
+    assert_eq!(talk.wire.server_half().rtt_timestamp_samples, 0);
 }
 
 #[test]
@@ -270,5 +270,5 @@ fn timestamps_of_our_own_socket_would_only_show_ourselves() {
         wire.server().data(2_000, 1_000).timestamps(10, 2),
         snd_nxt,
     );
-    assert_eq!(wire.from_server().rtt_timestamp_samples, 0);
+    assert_eq!(wire.server_half().rtt_timestamp_samples, 0);
 }

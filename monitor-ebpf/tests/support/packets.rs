@@ -322,7 +322,7 @@ impl Packet {
         bytes.extend(self.destination.port().to_be_bytes());
         bytes.extend(self.sequence.to_be_bytes());
         bytes.extend(self.acknowledgment.to_be_bytes());
-        bytes.extend([((20 + options.len()) / 4 << 4) as u8, self.flags]);
+        bytes.extend([(((20 + options.len()) / 4) << 4) as u8, self.flags]);
         bytes.extend(self.window.to_be_bytes());
         bytes.extend([0, 0, 0, 0]);
         bytes.extend(options);

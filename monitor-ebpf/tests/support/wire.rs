@@ -5,7 +5,7 @@
 //! let mut wire = Wire::established();
 //! wire.sees(40_000, wire.server().data(0, 1_000));
 //! wire.sees(60_000, wire.client().ack(1_000));
-//! assert_eq!(wire.to_client().busy_us, 20_000);
+//! assert_eq!(wire.client_half().busy_us, 20_000);
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -108,12 +108,12 @@ impl Wire {
     }
 
     /// What packets of the server say: about its data, and about what the client sent.
-    pub fn from_server(&self) -> Half {
+    pub fn server_half(&self) -> Half {
         self.state().halves[key().1 ^ 1]
     }
 
     /// What packets of the client say: about its data, and (RTT, ACKs) about what the server sent.
-    pub fn from_client(&self) -> Half {
+    pub fn client_half(&self) -> Half {
         self.state().halves[key().1]
     }
 
