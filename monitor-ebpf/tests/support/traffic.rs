@@ -532,10 +532,10 @@ impl<'a> Connection<'a> {
 }
 
 /// Splitmix64 (Steele, Lea, Flood, OOPSLA 2014): the same everywhere, from one seed.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -543,12 +543,13 @@ impl Dice {
         word ^ (word >> 31)
     }
 
-    fn below(&mut self, limit: u32) -> u32 {
+    /// 0 to `limit` - 1.
+    pub fn below(&mut self, limit: u32) -> u32 {
         (self.next() % u64::from(limit.max(1))) as u32
     }
 
     /// Whether one of `per_mille` cases in a thousand came up.
-    fn falls(&mut self, per_mille: u32) -> bool {
+    pub fn falls(&mut self, per_mille: u32) -> bool {
         self.below(1_000) < per_mille
     }
 }

@@ -2,6 +2,10 @@
 #![allow(dead_code, reason = "every test file is a program of its own")]
 
 pub mod net;
+#[path = "../../../monitor-ebpf/tests/support/packets.rs"]
+pub mod packets;
+#[path = "../../../monitor-ebpf/tests/support/traffic.rs"]
+pub mod traffic;
 
 use lastmile::{capture::live::Options, config::KernelLog};
 
