@@ -1,7 +1,8 @@
 //! The command line, and what each command needs before it can start.
 
-use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -45,7 +46,11 @@ enum Command {
         files: Vec<PathBuf>,
     },
     /// Print the JSON Schema of the log.
-    Schema,
+    Schema {
+        /// Hold each line of these logs to the schema instead.
+        #[arg(long, num_args = 1.., value_name = "FILE")]
+        check: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +90,10 @@ impl Cli {
                 Some(file) => replay::run(Config::load(&file)?, Attribution::On, &files),
                 None => replay::run(Config::default(), Attribution::Off, &files),
             },
-            Command::Schema => {
+            Command::Schema { check } if !check.is_empty() => {
+                check.iter().try_for_each(|log| check_log(log))
+            }
+            Command::Schema { .. } => {
                 let mut text = serde_json::to_string_pretty(&schema::schema())
                     .context("the schema is no JSON")?;
                 text.push('\n');
@@ -94,6 +102,16 @@ impl Cli {
             }
         }
     }
+}
+
+/// Holds a log to the schema; stops at the first line that is no record.
+fn check_log(path: &Path) -> Result<()> {
+    let log = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    for (line, number) in BufReader::new(log).lines().zip(1..) {
+        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+        schema::validate_line(&line).with_context(|| format!("{}:{number}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A mistake in a file of the operator's is his to put right; anything else may pass.
@@ -130,6 +148,19 @@ mod tests {
         let wrapped = anyhow::Error::from(problem).context("cannot start");
         assert_eq!(exit_code(&wrapped), 2);
         assert_eq!(exit_code(&anyhow::anyhow!("no such interface")), 1);
+    }
+
+    #[test]
+    fn a_log_with_a_line_that_is_no_record_is_refused_with_its_number() {
+        let path = std::env::temp_dir().join(format!("lastmile-{}.jsonl", std::process::id()));
+        std::fs::write(&path, "{\"type\":\"gossip\"}\n").expect("writable");
+        let error = check_log(&path).expect_err("no record");
+        std::fs::remove_file(&path).expect("ours");
+        let said = format!("{error:#}");
+        assert!(
+            said.ends_with(".jsonl:1: `gossip` is no record type: flow, cell, verdict, status"),
+            "{said}"
+        );
     }
 
     #[test]

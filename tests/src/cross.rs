@@ -13,8 +13,8 @@ use std::os::fd::AsRawFd;
 
 use crate::netns;
 use crate::plan::Route;
-use crate::player::Stage;
 use crate::scenario::Traffic;
+use crate::stage::Stage;
 
 /// Port of the receivers: one that the daemon does not watch.
 const PORT: u16 = 8873;

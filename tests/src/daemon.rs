@@ -149,6 +149,24 @@ impl Daemon {
     }
 }
 
+/// Has `lastmile` itself hold every line of its log to its schema.
+///
+/// # Errors
+/// If it cannot be run, or refuses a line: it says on stderr which one and why.
+pub fn check_log(log: &Path) -> Result<()> {
+    let status = Command::new("lastmile")
+        .args(["schema", "--check"])
+        .arg(log)
+        .status()
+        .context("cannot run lastmile")?;
+    ensure!(
+        status.success(),
+        "a line of {} is not as the log's schema says",
+        log.display()
+    );
+    Ok(())
+}
+
 /// The configuration the daemon gets: what the lab's network requires, and over it whatever the
 /// scenario says.
 fn configuration(scenario: &Scenario, prefixes: &Path) -> Table {

@@ -12,15 +12,16 @@ use serde_json::json;
 
 use crate::addresses::VIDEO;
 use crate::cross::{self, Running};
-use crate::daemon::{Daemon, Event};
+use crate::daemon::{Daemon, Event, check_log};
 use crate::judge::{Said, judge};
 use crate::netns;
 use crate::plan::Plan;
-use crate::player::{ChunkReport, Stage, play};
+use crate::player::{ChunkReport, play};
 use crate::proof;
 use crate::queues::{self, Sample};
 use crate::scenario::Scenario;
 use crate::show::Show;
+use crate::stage::Stage;
 use crate::verdict::Verdict;
 use crate::web::Server;
 
@@ -65,9 +66,9 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         &scenario.video_host.congestion_control,
     )?;
     let server = Server::start(&scenario.video, work)?;
+    let log_file = options.out.join("lastmile.jsonl");
     let daemon = if options.daemon {
-        let log = options.out.join("lastmile.jsonl");
-        Some(Daemon::start(scenario, &plan, work, &log)?)
+        Some(Daemon::start(scenario, &plan, work, &log_file)?)
     } else {
         None
     };
@@ -94,6 +95,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     drop(silence);
     if let Some((daemon, events)) = daemon {
         daemon.stop(&events, |line| log.line(line))?;
+        check_log(&log_file)?;
     }
     if let Some(error) = log.broken {
         return Err(error);
@@ -113,7 +115,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     let outcome = judge(&said, &scenario.truths, *scenario.duration_s.get_ref());
     show.outcome(&outcome);
     println!(
-        "{lines} lines in lastmile.jsonl, {} of them verdicts",
+        "{lines} lines in lastmile.jsonl, all as the schema says, {} of them verdicts",
         said.len()
     );
     write_json(

@@ -22,6 +22,7 @@ pub mod proof;
 pub mod queues;
 pub mod scenario;
 pub mod show;
+pub mod stage;
 pub mod verdict;
 pub mod web;
 pub mod wiring;
