@@ -420,6 +420,9 @@ fn every_capture_is_the_same() {
         };
         let (fed, skipped) = (both.fed, both.skipped);
         let result = read(&plain, |link, packet| both.feed(link, packet));
+        if plain != path {
+            fs::remove_file(&plain).expect("a temporary file can be removed");
+        }
         println!(
             "{name}: {} packets, {} skipped{}",
             both.fed - fed,
