@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::addresses::VIDEO;
 use crate::cross::{self, Running};
 use crate::daemon::{Daemon, Event, check_log};
-use crate::judge::{Said, judge};
+use crate::judge::{Outcome, Said, judge};
 use crate::netns;
 use crate::plan::Plan;
 use crate::player::{ChunkReport, play};
@@ -100,8 +100,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     if let Some(error) = log.broken {
         return Err(error);
     }
-    let said = log.said;
-    let lines = log.lines;
+    let (said, lines) = (log.said, log.lines);
     let (reports, samples) = observers.stop()?;
     server.stop()?;
 
@@ -118,17 +117,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         "{lines} lines in lastmile.jsonl, all as the schema says, {} of them verdicts",
         said.len()
     );
-    write_json(
-        &options.out.join("outcome.json"),
-        &json!({
-            "passed": outcome.passed() && contradictions.is_empty(),
-            "answers": outcome.answers.iter().map(|answer| json!({
-                "true": answer.truth, "said": answer.said, "right": answer.right,
-            })).collect::<Vec<_>>(),
-            "wrongly_blamed": outcome.wrong,
-            "truth_contradicted_by": contradictions,
-        }),
-    )?;
+    write_outcome(&outcome, &contradictions, &options.out)?;
     ensure_true(&contradictions)?;
     Ok(outcome.passed())
 }
@@ -335,6 +324,22 @@ fn write_truth(scenario: &Scenario, clock: &Clock, out: &Path) -> Result<()> {
             "start": clock.rfc3339(0.0),
             "end": clock.rfc3339(*scenario.duration_s.get_ref()),
             "truths": truths,
+        }),
+    )
+}
+
+fn write_outcome(outcome: &Outcome, contradictions: &[String], out: &Path) -> Result<()> {
+    let answers = outcome
+        .answers
+        .iter()
+        .map(|answer| json!({"true": answer.truth, "said": answer.said, "right": answer.right}));
+    write_json(
+        &out.join("outcome.json"),
+        &json!({
+            "passed": outcome.passed() && contradictions.is_empty(),
+            "answers": answers.collect::<Vec<_>>(),
+            "wrongly_blamed": outcome.wrong,
+            "truth_contradicted_by": contradictions,
         }),
     )
 }
