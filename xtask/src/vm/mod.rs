@@ -12,7 +12,7 @@ mod modules;
 mod qemu;
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -50,12 +50,27 @@ const MEMORY_MIB: u32 = 1536;
 const CPUS: u32 = 2;
 
 /// Boots, runs the command and hands each line of its output to `on_line`; returns its exit status.
+/// One machine runs at a time: two emulated ones on a few processors disturb each other's clocks,
+/// and a scenario's queues with them.
 ///
 /// # Errors
 /// When the machine could not be started, did not end in time or its kernel failed.
 pub fn run(cache: &Cache, spec: &VmSpec, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
+    let _alone = alone(cache)?;
     let accelerator = accel::choose(cache, spec.kernel)?;
     run_with(cache, spec, accelerator, on_line)
+}
+
+/// Keeps other machines waiting until the result is dropped.
+fn alone(cache: &Cache) -> Result<File> {
+    let path = cache.path("machine.lock");
+    let refused = || format!("cannot lock {}", path.display());
+    let lock = File::create(&path).with_context(refused)?;
+    if lock.try_lock().is_err() {
+        println!("Waiting for another virtual machine to end ...");
+        lock.lock().with_context(refused)?;
+    }
+    Ok(lock)
 }
 
 fn run_with(
