@@ -30,7 +30,7 @@ pub struct Sighting {
     pub departure_ns: u64,
     /// One of our own sockets sends it.
     pub local_sender: bool,
-    /// That socket has not sent these bytes before (see [`take_back`]).
+    /// That socket has not sent these bytes before (see `take_back`).
     pub first_transmission: bool,
 }
 

@@ -1,16 +1,19 @@
 //! Reading capture files: pcap and pcapng, one packet at a time, in constant memory.
 
 use std::{
-    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
 
-use monitor_ebpf::packet::Link;
+use monitor_ebpf::{counters::Reason, packet::Link};
 use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, PcapHeader, create_reader};
 use thiserror::Error;
 
-use super::packet::Captured;
+use super::{
+    input,
+    link::{self, Begin},
+    packet::Captured,
+};
 
 /// Bytes read at once; a packet or pcapng block may not be larger (tcpdump's limit for a packet
 /// is 256 KiB).
@@ -37,9 +40,14 @@ pub enum CaptureError {
         detail: String,
     },
     #[error(
-        "{path}: link type {link} is not understood; Ethernet (1), raw IP (12, 101, 228, 229) are"
+        "{path}: packet {packet} has link type {link}, which is not understood; {}",
+        link::UNDERSTOOD
     )]
-    LinkType { path: PathBuf, link: i32 },
+    LinkType {
+        path: PathBuf,
+        packet: u64,
+        link: i32,
+    },
 }
 
 /// What the file says about an interface it was captured on.
@@ -52,19 +60,23 @@ struct Interface {
     offset_s: i64,
 }
 
-/// Hands every packet of the capture at `path` to `each`, in the order of the file.
-pub fn read(path: &Path, mut each: impl FnMut(Link, &Captured<'_>)) -> Result<(), CaptureError> {
-    let file = File::open(path).map_err(|source| CaptureError::Open {
+/// Hands every packet of the capture at `path`, which may be compressed, to `each`, in the order
+/// of the file: from its Ethernet or IP header on, or with the reason why there is none.
+pub fn read(
+    path: &Path,
+    mut each: impl FnMut(Result<Link, Reason>, &Captured<'_>),
+) -> Result<(), CaptureError> {
+    let input = input::open(path).map_err(|source| CaptureError::Open {
         path: path.to_owned(),
         source,
     })?;
-    read_from(file, path, &mut each)
+    read_from(input, path, &mut each)
 }
 
 fn read_from(
     input: impl Read + Send + 'static,
     path: &Path,
-    each: &mut impl FnMut(Link, &Captured<'_>),
+    each: &mut impl FnMut(Result<Link, Reason>, &Captured<'_>),
 ) -> Result<(), CaptureError> {
     let mut reader = create_reader(BUFFER, input).map_err(|error| CaptureError::NotACapture {
         path: path.to_owned(),
@@ -82,7 +94,14 @@ fn read_from(
         };
         match reader.next() {
             Ok((len, block)) => {
-                packets += u64::from(packet(&block, &mut interfaces, path, each)?);
+                let is_packet = packet(&block, &mut interfaces, each).map_err(|link| {
+                    CaptureError::LinkType {
+                        path: path.to_owned(),
+                        packet: packets + 1,
+                        link: link.0,
+                    }
+                })?;
+                packets += u64::from(is_packet);
                 offset += len as u64;
                 reader.consume(len);
             }
@@ -103,13 +122,12 @@ fn read_from(
     }
 }
 
-/// Handles one block; whether it was a packet.
+/// Handles one block: whether it was a packet, or the link type that is not understood.
 fn packet(
     block: &PcapBlockOwned<'_>,
     interfaces: &mut Vec<Interface>,
-    path: &Path,
-    each: &mut impl FnMut(Link, &Captured<'_>),
-) -> Result<bool, CaptureError> {
+    each: &mut impl FnMut(Result<Link, Reason>, &Captured<'_>),
+) -> Result<bool, Linktype> {
     match block {
         PcapBlockOwned::LegacyHeader(header) => {
             interfaces.clear();
@@ -121,15 +139,8 @@ fn packet(
                 return Ok(false);
             };
             let fraction = u64::from(packet.ts_usec) * (1_000_000_000 / interface.ticks);
-            let captured = Captured {
-                bytes: packet.data,
-                frame_len: packet.origlen,
-                time_ns: u64::from(packet.ts_sec) * 1_000_000_000 + fraction,
-                gso_size: 0,
-                gso_segs: 0,
-            };
-            each(link(interface.link, path)?, &captured);
-            Ok(true)
+            let time_ns = u64::from(packet.ts_sec) * 1_000_000_000 + fraction;
+            deliver(interface.link, packet.data, packet.origlen, time_ns, each)
         }
         PcapBlockOwned::NG(Block::SectionHeader(_)) => {
             interfaces.clear();
@@ -148,18 +159,10 @@ fn packet(
                 return Ok(false);
             };
             let ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
-            let captured = Captured {
-                bytes: packet
-                    .data
-                    .get(..packet.caplen as usize)
-                    .unwrap_or(packet.data),
-                frame_len: packet.origlen,
-                time_ns: nanoseconds(ticks, interface),
-                gso_size: 0,
-                gso_segs: 0,
-            };
-            each(link(interface.link, path)?, &captured);
-            Ok(true)
+            let caplen = packet.caplen as usize;
+            let bytes = packet.data.get(..caplen).unwrap_or(packet.data);
+            let time_ns = nanoseconds(ticks, interface);
+            deliver(interface.link, bytes, packet.origlen, time_ns, each)
         }
         PcapBlockOwned::NG(_) => Ok(false),
     }
@@ -185,13 +188,29 @@ fn nanoseconds(ticks: u64, interface: &Interface) -> u64 {
     u64::try_from(ns as i128 + offset_ns).unwrap_or(0)
 }
 
-fn link(link: Linktype, path: &Path) -> Result<Link, CaptureError> {
-    match link {
-        Linktype::ETHERNET => Ok(Link::Ethernet),
-        Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 | Linktype(12) => Ok(Link::RawIp),
-        Linktype(link) => Err(CaptureError::LinkType {
-            path: path.to_owned(),
-            link,
-        }),
+/// Hands one frame on, without what lies before its Ethernet or IP header.
+fn deliver(
+    link: Linktype,
+    frame: &[u8],
+    frame_len: u32,
+    time_ns: u64,
+    each: &mut impl FnMut(Result<Link, Reason>, &Captured<'_>),
+) -> Result<bool, Linktype> {
+    if !link::is_understood(link) {
+        return Err(link);
     }
+    let (link, offset) = match link::begin(link, frame) {
+        Begin::At(link, offset) => (Ok(link), offset),
+        Begin::NotIp => (Err(Reason::NotIp), 0),
+        Begin::Truncated => (Err(Reason::Truncated), 0),
+    };
+    let captured = Captured {
+        bytes: frame.get(offset..).unwrap_or_default(),
+        frame_len: frame_len.saturating_sub(offset as u32),
+        time_ns,
+        gso_size: 0,
+        gso_segs: 0,
+    };
+    each(link, &captured);
+    Ok(true)
 }

@@ -1,6 +1,8 @@
 //! Capture files through the same packet code as in the kernel.
 
 mod file;
+mod input;
+mod link;
 mod packet;
 mod run;
 mod tables;

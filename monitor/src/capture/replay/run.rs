@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
 use monitor_ebpf::{
-    counters::{Counter, Counters},
+    counters::{Counter, Counters, Reason},
     flow::FlowState,
     observe::{Tables as _, observe},
     packet::Link,
@@ -113,7 +113,7 @@ impl Replay {
         })
     }
 
-    fn packet(&mut self, link: Link, packet: &Captured<'_>) -> Result<()> {
+    fn packet(&mut self, link: Result<Link, Reason>, packet: &Captured<'_>) -> Result<()> {
         // Time stamps of several capture queues may step back a little: windows do not.
         self.now_ns = self.now_ns.max(packet.time_ns);
         let length_us = u64::from(self.config.window.length_s) * 1_000_000;
@@ -124,7 +124,7 @@ impl Replay {
             self.end_of_window(self.end_us)?;
             self.end_us = (self.now_ns / 1_000 / length_us + 1) * length_us;
         }
-        if let Err(reason) = observe(packet, link, &self.tables) {
+        if let Err(reason) = link.and_then(|link| observe(packet, link, &self.tables)) {
             self.tables.count(reason.into());
         }
         let reports = self.tables.take_reports();
