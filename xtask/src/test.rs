@@ -262,7 +262,12 @@ fn guest_spec(
             .iter()
             .map(|word| (*word).to_owned())
             .collect(),
-        command: vec![name.into_owned(), "--show-output".to_owned()],
+        // One after the other: under emulation two transfers at once measure each other.
+        command: vec![
+            name.into_owned(),
+            "--show-output".to_owned(),
+            "--test-threads=1".to_owned(),
+        ],
         environment: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         binaries: vec![binary],
         files,

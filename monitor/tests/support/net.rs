@@ -27,6 +27,10 @@ pub struct Internet {
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub const PORT: u16 = 80;
+/// A download begins with questions and answers, while no queue is full: a minimum RTT of both
+/// the wire and the socket that one hiccup of the machine does not decide.
+const TURNS: usize = 100;
+const TURN_BYTES: usize = 100;
 
 impl Internet {
     /// Builds it. `server_queue` and `router_queue` are root qdiscs toward the client, in `tc`'s
@@ -120,8 +124,17 @@ impl Internet {
             let (mut stream, _) = listener.accept().expect("the client comes");
             let mut request = [0u8; 16];
             stream.read_exact(&mut request).expect("the client asks");
+            stream.set_nodelay(true).expect("connected");
+            for _ in 0..TURNS {
+                stream
+                    .write_all(&[0x5a; TURN_BYTES])
+                    .expect("the client reads");
+                stream
+                    .read_exact(&mut request[..1])
+                    .expect("the client answers");
+            }
             let chunk = vec![0x5a; 64 << 10];
-            let mut left = bytes;
+            let mut left = bytes - TURNS * TURN_BYTES;
             while left > 0 {
                 let part = left.min(chunk.len());
                 stream.write_all(&chunk[..part]).expect("the client reads");
@@ -141,9 +154,15 @@ impl Internet {
             let address = SocketAddr::from((SERVER, PORT));
             let mut stream = TcpStream::connect(address).expect("the server is there");
             stream.write_all(b"sixteen bytes...").expect("connected");
+            stream.set_nodelay(true).expect("connected");
+            let mut turn = [0u8; TURN_BYTES];
+            for _ in 0..TURNS {
+                stream.read_exact(&mut turn).expect("the server sends");
+                stream.write_all(&[1]).expect("the server reads");
+            }
             let mut received = Vec::with_capacity(bytes);
             stream.read_to_end(&mut received).expect("the server sends");
-            received.len()
+            TURNS * TURN_BYTES + received.len()
         });
         half_sent.recv().expect("the server sends half of it");
         meanwhile();

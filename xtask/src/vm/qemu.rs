@@ -23,7 +23,7 @@ use crate::{
 /// Emulation makes mitigations dear, and nothing here is secret. It also makes the kernel distrust
 /// the TSC and read the clock from a device instead, a hundred times slower.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet oops=panic panic=-1 rdinit=/init \
-    mitigations=off tsc=reliable preempt=none random.trust_cpu=on";
+    mitigations=off tsc=reliable no_timer_check preempt=none random.trust_cpu=on";
 
 /// Runs the machine until it switches itself off.
 ///

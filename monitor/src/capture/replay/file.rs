@@ -206,7 +206,10 @@ fn deliver(
     };
     let captured = Captured {
         bytes: frame.get(offset..).unwrap_or_default(),
-        frame_len: frame_len.saturating_sub(offset as u32),
+        // A damaged record may claim less on the wire than was kept.
+        frame_len: frame_len
+            .max(frame.len() as u32)
+            .saturating_sub(offset as u32),
         time_ns,
         gso_size: 0,
         gso_segs: 0,
