@@ -5,6 +5,8 @@
 pub enum Reason {
     NotIp,
     NotTcp,
+    /// GRE, IP in IP, VXLAN, GENEVE, GTP-U: may hold TCP, and is not looked into.
+    Tunnel,
     /// A part of a datagram: ports and lengths are not all there.
     Fragment,
     /// The frame ends before a header does.
@@ -25,6 +27,7 @@ pub enum Reason {
 pub enum Counter {
     NotIp,
     NotTcp,
+    Tunnel,
     Fragment,
     Truncated,
     Malformed,
@@ -56,6 +59,7 @@ pub type Counters = [u64; COUNTERS];
 pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "packets_not_ip",
     "packets_not_tcp",
+    "packets_tunnel",
     "packets_fragment",
     "packets_truncated",
     "packets_malformed",
@@ -77,6 +81,7 @@ impl From<Reason> for Counter {
         match reason {
             Reason::NotIp => Self::NotIp,
             Reason::NotTcp => Self::NotTcp,
+            Reason::Tunnel => Self::Tunnel,
             Reason::Fragment => Self::Fragment,
             Reason::Truncated => Self::Truncated,
             Reason::Malformed => Self::Malformed,

@@ -1,7 +1,8 @@
 //! The packet path of `lastmile`: one `no_std` library for the kernel and for `replay`.
 //!
 //! ```text
-//! packet   Ethernet or raw IP -> VLAN, QinQ -> IPv4 or IPv6 -> TCP and its options : Segment
+//! link     Ethernet or raw IP -> VLAN, QinQ, PPPoE, MPLS
+//! packet   IPv4 or IPv6 -> TCP and its options                                  : Segment
 //! select   is it watched? ports, prefixes, a sample of the flows
 //! tracker  FlowState x Segment x time -> RTT samples, loss classes, slow-start features
 //! observe  all of it for one packet, with the tables and the report
@@ -15,6 +16,7 @@
 pub mod bench;
 pub mod counters;
 pub mod flow;
+mod link;
 mod loss;
 pub mod observe;
 pub mod options;

@@ -1,5 +1,5 @@
-//! From the bytes of a frame to a TCP [`Segment`]: Ethernet or raw IP, VLAN and QinQ, IPv4 with
-//! options, IPv6 with extension headers, TCP with options.
+//! From the bytes of a frame to a TCP [`Segment`]: IPv4 with options, IPv6 with extension headers,
+//! TCP with options.
 //!
 //! Nothing here trusts a length: every header is read through [`Frame`], and what does not fit
 //! or is not understood leaves with a [`Reason`] that is counted.
@@ -7,8 +7,10 @@
 use crate::{
     counters::Reason,
     flow::{Address, FlowKey},
-    options,
+    link, options,
 };
+
+pub use crate::link::Link;
 
 /// The bytes of one frame: a `__sk_buff` in the kernel, a slice in `replay`.
 pub trait Frame {
@@ -25,28 +27,6 @@ pub trait Frame {
 /// # Safety
 /// Every bit pattern must be a valid value, and there must be no padding.
 pub unsafe trait Header: Copy {}
-
-/// How a device's frames begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
-    Ethernet,
-    /// IP from the first byte: tun, WireGuard, ppp.
-    RawIp,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Ethernet {
-    addresses: [u16; 6],
-    ethertype: u16,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Vlan {
-    tag: u16,
-    ethertype: u16,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -83,6 +63,13 @@ struct Ipv6Extension {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct UdpPorts {
+    source: u16,
+    destination: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct Tcp {
     source_port: u16,
     destination_port: u16,
@@ -106,15 +93,13 @@ struct TimestampsOnly {
 }
 
 // SAFETY: plain integers and arrays of them without padding.
-unsafe impl Header for Ethernet {}
-// SAFETY: as above.
-unsafe impl Header for Vlan {}
-// SAFETY: as above.
 unsafe impl Header for Ipv4 {}
 // SAFETY: as above.
 unsafe impl Header for Ipv6 {}
 // SAFETY: as above.
 unsafe impl Header for Ipv6Extension {}
+// SAFETY: as above.
+unsafe impl Header for UdpPorts {}
 // SAFETY: as above.
 unsafe impl Header for Tcp {}
 // SAFETY: as above.
@@ -122,16 +107,18 @@ unsafe impl Header for TimestampsOnly {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 2] {}
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
-/// QinQ before 802.1ad gave it a number.
-const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
-/// Tags accepted on one frame: QinQ has two; one more for a provider's own.
-const VLAN_TAGS_MAX: usize = 3;
-
 const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
+/// IP in IP (RFC 2003), IPv6 in IP (RFC 4213), GRE (RFC 2784).
+const PROTOCOL_IPV4: u8 = 4;
+const PROTOCOL_IPV6: u8 = 41;
+const PROTOCOL_GRE: u8 = 47;
+/// 3GPP TS 29.281, 4.4.2.3.
+const PORT_GTP_U: u16 = 2152;
+/// RFC 7348.
+const PORT_VXLAN: u16 = 4789;
+/// RFC 8926.
+const PORT_GENEVE: u16 = 6081;
 /// More fragments, or an offset: not the whole datagram (RFC 791).
 const IPV4_FRAGMENT_MASK: u16 = 0x3fff;
 const IPV6_HOP_BY_HOP: u8 = 0;
@@ -229,40 +216,10 @@ pub struct Network {
 /// The IP layer of a frame whose length on the wire is `frame_len`.
 #[inline(always)]
 pub fn network<F: Frame>(frame: &F, link: Link, frame_len: u32) -> Result<Network, Reason> {
-    let (offset, version) = match link {
-        Link::Ethernet => ethernet(frame)?,
-        Link::RawIp => {
-            // Two bytes: the verifier of every kernel loses track of a bound of one.
-            let start: [u8; 2] = frame.load(0).ok_or(Reason::Truncated)?;
-            (0, start[0] >> 4)
-        }
-    };
+    let (offset, version) = link::ip_header(frame, link)?;
     match version {
         4 => ipv4(frame, offset, frame_len),
         6 => ipv6(frame, offset, frame_len),
-        _ => Err(Reason::NotIp),
-    }
-}
-
-/// Offset of the IP header, and the version that the ethertype announces.
-#[inline(always)]
-fn ethernet<F: Frame>(frame: &F) -> Result<(usize, u8), Reason> {
-    let header: Ethernet = frame.load(0).ok_or(Reason::Truncated)?;
-    let mut ethertype = u16::from_be(header.ethertype);
-    let mut offset = size_of::<Ethernet>();
-    for _ in 0..VLAN_TAGS_MAX {
-        match ethertype {
-            ETHERTYPE_VLAN | ETHERTYPE_QINQ | ETHERTYPE_QINQ_OLD => {
-                let tag: Vlan = frame.load(offset).ok_or(Reason::Truncated)?;
-                ethertype = u16::from_be(tag.ethertype);
-                offset += size_of::<Vlan>();
-            }
-            _ => break,
-        }
-    }
-    match ethertype {
-        ETHERTYPE_IPV4 => Ok((offset, 4)),
-        ETHERTYPE_IPV6 => Ok((offset, 6)),
         _ => Err(Reason::NotIp),
     }
 }
@@ -273,15 +230,21 @@ fn ipv4<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
     if header.version_ihl >> 4 != 4 {
         return Err(Reason::Malformed);
     }
-    if header.protocol != PROTOCOL_TCP {
-        return Err(Reason::NotTcp);
-    }
-    if u16::from_be(header.fragment) & IPV4_FRAGMENT_MASK != 0 {
-        return Err(Reason::Fragment);
-    }
     let header_len = usize::from(header.version_ihl & 0x0f) * 4;
     if header_len < size_of::<Ipv4>() {
         return Err(Reason::Malformed);
+    }
+    let fragment = u16::from_be(header.fragment) & IPV4_FRAGMENT_MASK != 0;
+    if header.protocol != PROTOCOL_TCP {
+        return Err(not_tcp(
+            frame,
+            header.protocol,
+            offset + header_len,
+            fragment,
+        ));
+    }
+    if fragment {
+        return Err(Reason::Fragment);
     }
     let available = frame_len.wrapping_sub(offset as u32);
     let mut total_len = u32::from(u16::from_be(header.total_len));
@@ -327,7 +290,7 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
         }
     }
     if next_header != PROTOCOL_TCP {
-        return Err(Reason::NotTcp);
+        return Err(not_tcp(frame, next_header, tcp_offset, false));
     }
     let available = frame_len.wrapping_sub(payload_offset as u32);
     let mut payload_len = u32::from(u16::from_be(header.payload_len));
@@ -347,6 +310,25 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
         tcp_len: payload_len - extensions_len,
         ecn: class & 3,
     })
+}
+
+/// Why a packet of another protocol is not tracked: a tunnel may hold TCP, which is not looked
+/// into.
+#[inline(always)]
+fn not_tcp<F: Frame>(frame: &F, protocol: u8, offset: usize, fragment: bool) -> Reason {
+    match protocol {
+        PROTOCOL_IPV4 | PROTOCOL_IPV6 | PROTOCOL_GRE => Reason::Tunnel,
+        PROTOCOL_UDP if !fragment => match frame.load::<UdpPorts>(offset) {
+            Some(ports) if is_tunnel_port(u16::from_be(ports.destination)) => Reason::Tunnel,
+            _ => Reason::NotTcp,
+        },
+        _ => Reason::NotTcp,
+    }
+}
+
+#[inline(always)]
+fn is_tunnel_port(port: u16) -> bool {
+    matches!(port, PORT_GTP_U | PORT_VXLAN | PORT_GENEVE)
 }
 
 /// `words` as they lie in the packet.

@@ -39,6 +39,8 @@ pub struct Verdict {
 pub struct Evidence {
     /// What was measured, with its unit last.
     pub kind: String,
+    /// Whom or what it was measured on, where that is not the verdict's own place.
+    pub about: Option<String>,
     /// Which segment or limit it speaks for.
     pub supports: Option<String>,
     /// What came out.
@@ -132,6 +134,9 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, unit, scale) = readable_unit(&self.kind);
         f.write_str(&name.replace('_', " "))?;
+        if let Some(about) = &self.about {
+            write!(f, " of {about}")?;
+        }
         if let Some(value) = self.value {
             write!(f, " {}{unit}", rounded(value * scale))?;
         }
@@ -190,6 +195,7 @@ mod tests {
     fn evidence_is_told_in_units_people_read() {
         let evidence = Evidence {
             kind: "queue_excess_p50_us".to_owned(),
+            about: None,
             supports: None,
             value: Some(71_300.0),
             threshold: Some(5_000.0),
@@ -205,6 +211,7 @@ mod tests {
     fn the_main_evidence_supports_what_is_said_and_exceeds_most() {
         let evidence = |kind: &str, supports: &str, value| Evidence {
             kind: kind.to_owned(),
+            about: None,
             supports: Some(supports.to_owned()),
             value: Some(value),
             threshold: Some(1.0),

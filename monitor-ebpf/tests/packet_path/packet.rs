@@ -157,17 +157,82 @@ fn vlan_and_qinq_by_each_of_their_numbers() {
 
 #[test]
 fn other_protocols_are_not_looked_into() {
-    // ARP, PPPoE, MPLS.
-    for ethertype in ["0806", "8864", "8847"] {
+    // ARP; PPPoE discovery.
+    for ethertype in ["0806", "8863"] {
         assert_refused(
             ethernet(&format!("{MAC} {ethertype} {IPV4}")),
             Reason::NotIp,
         );
     }
-    // UDP, GRE, IP in IP.
-    for protocol in ["40 11", "40 2f", "40 04"] {
+    // UDP to port 443; ICMP.
+    for protocol in ["40 11", "40 01"] {
         assert_refused(raw_ip(&IPV4.replace("40 06", protocol)), Reason::NotTcp);
     }
+}
+
+#[test]
+fn tunnels_are_recognised_and_not_looked_into() {
+    // IP in IP, IPv6 in IP, GRE.
+    for protocol in ["40 04", "40 29", "40 2f"] {
+        assert_refused(raw_ip(&IPV4.replace("40 06", protocol)), Reason::Tunnel);
+    }
+    assert_refused(raw_ip(&ipv6(0x2f, "")), Reason::Tunnel);
+    // GTP-U, VXLAN, GENEVE.
+    for port in ["0868", "12b5", "17c1"] {
+        let udp = IPV4.replace("40 06", "40 11");
+        assert_refused(
+            raw_ip(&udp.replace("9c40 01bb", &format!("9c40 {port}"))),
+            Reason::Tunnel,
+        );
+        // A later fragment has no ports.
+        let fragment = udp.replace("4000 40 11", "0001 40 11");
+        assert_refused(
+            raw_ip(&fragment.replace("9c40 01bb", &format!("9c40 {port}"))),
+            Reason::NotTcp,
+        );
+    }
+}
+
+#[test]
+fn pppoe_sessions_of_both_versions() {
+    let session = "11 00 0007 0000";
+    assert_ipv4(ethernet(&format!("{MAC} 8864 {session} 0021 {IPV4}")));
+    assert_ipv4(ethernet(&format!(
+        "{MAC} 8100 0005 8864 {session} 0021 {IPV4}"
+    )));
+    let six = ipv6(6, "");
+    assert_ipv6(ethernet(&format!("{MAC} 8864 {session} 0057 {six}")));
+    // LCP.
+    assert_refused(
+        ethernet(&format!("{MAC} 8864 {session} c021 {IPV4}")),
+        Reason::NotIp,
+    );
+    assert_refused(
+        ethernet(&format!("{MAC} 8864 {session} 00")),
+        Reason::Truncated,
+    );
+}
+
+#[test]
+fn mpls_label_stacks_up_to_four() {
+    let (label, bottom) = ("00010 0 40", "00020 1 40");
+    for depth in 0..4 {
+        let stack = format!("{} {bottom}", label.repeat(depth)).replace(' ', "");
+        assert_ipv4(ethernet(&format!("{MAC} 8847 {stack} {IPV4}")));
+        assert_ipv6(ethernet(&format!("{MAC} 8848 {stack} {}", ipv6(6, ""))));
+    }
+    let deep = format!("{} {bottom}", label.repeat(4)).replace(' ', "");
+    assert_refused(
+        ethernet(&format!("{MAC} 8847 {deep} {IPV4}")),
+        Reason::NotIp,
+    );
+    // A pseudowire's control word; a stack without an end.
+    let stack = bottom.replace(' ', "");
+    assert_refused(
+        ethernet(&format!("{MAC} 8847 {stack} 00000000 {IPV4}")),
+        Reason::NotIp,
+    );
+    assert_refused(ethernet(&format!("{MAC} 8847 0001")), Reason::Truncated);
 }
 
 #[test]

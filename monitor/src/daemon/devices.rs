@@ -17,7 +17,8 @@ struct Watched {
     /// Counters at the beginning of the window, and at the last look.
     before: Option<Queue>,
     last: Option<Queue>,
-    backlog_max_bytes: u64,
+    /// Smallest backlog seen in the window; `None` before the first look.
+    backlog_min_bytes: Option<u64>,
 }
 
 /// Every watched device, by index.
@@ -74,7 +75,7 @@ impl Devices {
                         _attachment: attachment,
                         before: None,
                         last: None,
-                        backlog_max_bytes: 0,
+                        backlog_min_bytes: None,
                     };
                     self.watched.insert(device.index, watched);
                 }
@@ -105,7 +106,8 @@ impl Devices {
                 continue;
             };
             watched.before.get_or_insert(*queue);
-            watched.backlog_max_bytes = watched.backlog_max_bytes.max(queue.backlog_bytes);
+            let lowest = watched.backlog_min_bytes.unwrap_or(u64::MAX);
+            watched.backlog_min_bytes = Some(lowest.min(queue.backlog_bytes));
             watched.last = Some(*queue);
         }
         Ok(())
@@ -125,7 +127,7 @@ impl Devices {
                     sent_packets: last.sent_packets.saturating_sub(before.sent_packets),
                     // A 32-bit counter of the kernel, and 0 again after the qdisc was replaced.
                     qdisc_dropped: last.dropped.saturating_sub(before.dropped),
-                    qdisc_backlog_max_bytes: std::mem::take(&mut watched.backlog_max_bytes),
+                    qdisc_backlog_min_bytes: watched.backlog_min_bytes.take().unwrap_or(0),
                     nic_tx_dropped: last.driver_dropped.saturating_sub(before.driver_dropped),
                 })
             })

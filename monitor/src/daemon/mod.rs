@@ -99,6 +99,7 @@ struct Daemon {
     pipeline: Pipeline,
     log: JsonLines,
     log_failing: bool,
+    look_failing: bool,
     tally: Tally,
     epoch_offset_ns: u64,
 }
@@ -138,6 +139,7 @@ impl Daemon {
             routes,
             log,
             log_failing: false,
+            look_failing: false,
             epoch_offset_ns: now.offset_ns(),
         })
     }
@@ -180,19 +182,19 @@ impl Daemon {
                     if Now::read().unix_us >= end_us {
                         reports.drain(|state| taken.push(*state));
                         self.take(&taken)?;
-                        self.devices.look().await?;
+                        self.look().await;
                         self.end_of_window(end_us)?;
                         end_us = self.next_window_end();
                     }
                 }
                 Event::Look => {
-                    let patterns = &self.config.watch.interfaces;
-                    self.devices.follow(&mut self.live, patterns).await?;
-                    self.devices.look().await?;
+                    self.look().await;
+                    // Where the clock was set back the window ends earlier than planned.
+                    end_us = end_us.min(self.next_window_end());
                     notify(&[NotifyState::Watchdog]);
                 }
                 Event::Reload => {
-                    self.reload()?;
+                    self.reload();
                     end_us = self.next_window_end();
                 }
                 Event::Stop(signal) => {
@@ -203,6 +205,25 @@ impl Daemon {
                     return Ok(());
                 }
             }
+        }
+    }
+
+    /// Looks at the devices. What cannot be seen now may be seen in a second; that it cannot is
+    /// said once.
+    async fn look(&mut self) {
+        let patterns = &self.config.watch.interfaces;
+        let followed = self.devices.follow(&mut self.live, patterns).await;
+        let result = match followed {
+            Ok(()) => self.devices.look().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => self.look_failing = false,
+            Err(error) if !self.look_failing => {
+                tracing::error!("{error:#}");
+                self.look_failing = true;
+            }
+            Err(_) => {}
         }
     }
 
@@ -321,15 +342,18 @@ impl Daemon {
     }
 
     /// SIGHUP: the log is reopened; a configuration that is right replaces the old one.
-    fn reload(&mut self) -> Result<()> {
+    fn reload(&mut self) {
         if let Err(error) = self.log.reopen() {
             tracing::error!("{error}; the old one stays in use");
         }
-        match self.read_again() {
+        let read = self.read_again().and_then(|(config, routes)| {
+            self.live.watch(&config, self.epoch_offset_ns)?;
+            Ok((config, routes))
+        });
+        match read {
             Ok((config, routes)) => {
                 self.say_what_needs_a_restart(&config);
                 self.config = config;
-                self.live.watch(&self.config, self.epoch_offset_ns)?;
                 self.routes.store(Arc::new(routes));
                 self.pipeline.reconfigure(&self.config);
                 self.pipeline.relocate();
@@ -337,7 +361,6 @@ impl Daemon {
             }
             Err(error) => tracing::error!("{error:#}; the old configuration stays in use"),
         }
-        Ok(())
     }
 
     fn read_again(&self) -> Result<(Config, PrefixTable)> {

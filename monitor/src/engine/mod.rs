@@ -32,9 +32,10 @@ pub struct Missed {
 }
 
 impl Missed {
-    /// Reports that were lost, as a share of all. A refused flow never reports at all.
+    /// Reports that were lost, as a share of all. A refused flow never reports at all, and one
+    /// that was evicted begins anew, with its losses taken for new data.
     fn share(&self) -> f64 {
-        let lost = self.reports_lost + self.flows_refused;
+        let lost = self.reports_lost + self.flows_refused + self.flows_evicted;
         lost as f64 / (lost + self.reports_received).max(1) as f64
     }
 }
@@ -86,9 +87,10 @@ impl Pipeline {
         self.flows.iter().count()
     }
 
-    /// The 5-tuples of the flows that are watched.
+    /// The 5-tuples of all flows that are remembered, those that were closed included: they are
+    /// forgotten when the kernel has forgotten them.
     pub fn keys(&self) -> Vec<FlowKey> {
-        self.flows.iter().map(|flow| flow.state().key).collect()
+        self.flows.keys().copied().collect()
     }
 
     /// Takes one report. A flow's first one makes an `open` record; a report of a new flow with

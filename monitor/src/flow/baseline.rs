@@ -166,10 +166,15 @@ impl Baseline {
         learn: bool,
         settings: &config::Baseline,
     ) {
-        self.windows_seen = self.windows_seen.saturating_add(1);
         let number = window / u64::from(settings.slot_windows);
         let oldest = number.saturating_sub(u64::from(settings.span_slots));
+        let was_empty = self.slots.is_empty();
         self.slots.retain(|slot| slot.number >= oldest);
+        if self.slots.is_empty() && !was_empty {
+            // All that was learned is too old: whatever comes next is not "usual" at once.
+            self.windows_seen = 0;
+        }
+        self.windows_seen = self.windows_seen.saturating_add(1);
         if !learn {
             return;
         }

@@ -228,6 +228,10 @@ impl Flow {
             return None;
         }
         let is_new = std::mem::take(&mut self.is_new);
+        if self.roles.vantage == Vantage::Receiver {
+            // Our own download: it says nothing about the ways to our clients.
+            return None;
+        }
         Some(Observation {
             client: self.roles.client,
             location: self.location.clone(),

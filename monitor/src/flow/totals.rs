@@ -142,10 +142,10 @@ impl Totals {
         self.segments == 0 && self.acked_bytes == 0 && self.rtt_samples == 0
     }
 
-    /// Segments lost on the way, whether before or beyond us; spurious retransmissions and
-    /// reordering are no losses.
+    /// Segments lost beyond us: what was lost before it came to us is nobody's fault on the way
+    /// that is judged. Spurious retransmissions and reordering are no losses.
     pub fn lost_segments(&self) -> u64 {
-        self.lost_downstream_segments + self.lost_upstream_segments
+        self.lost_downstream_segments
     }
 
     /// Stretches of data: busy periods that ended, or the one that is not over.

@@ -95,6 +95,7 @@ pub fn symptoms(clients: &[&Client]) -> Vec<Evidence> {
         if excess.count > 0 {
             evidence.push(Evidence {
                 kind: kind.to_owned(),
+                about: None,
                 // Every figure is shown; one below its threshold supports nothing.
                 supports: if excess.mean >= threshold.mean {
                     "degraded".to_owned()

@@ -110,6 +110,10 @@ pub enum Finding {
 pub struct Evidence {
     /// What was measured, with its unit last.
     pub kind: String,
+    /// Whom or what it was measured on, where that is not the verdict's own place: an ISP, an
+    /// interconnect and an ISP, a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// The segment or limit it speaks for, or `degraded`.
     pub supports: String,
     pub value: Option<f64>,

@@ -23,6 +23,7 @@ pub fn evidence<'a>(
     let item = |kind: &str, mean: &Mean, threshold: f64| {
         (mean.count > 1 && mean.mean >= threshold && mean.is_certain()).then(|| Evidence {
             kind: kind.to_owned(),
+            about: None,
             supports: supports.to_owned(),
             value: Some(mean.mean),
             threshold: Some(threshold),
@@ -31,11 +32,25 @@ pub fn evidence<'a>(
     };
     let loss = Mean::of(clients.clone().filter_map(|client| client.comparison.loss));
     let ce = Mean::of(clients.clone().filter_map(|client| client.comparison.ce));
-    let rate = Mean::of(clients.clone().filter_map(|client| client.comparison.rate));
+    let rate = Mean::of(
+        clients
+            .clone()
+            .filter(|client| is_rtt_usual(client))
+            .filter_map(|client| client.comparison.rate),
+    );
     item("loss_excess_share", &loss, LOSS_SHARE)
         .or_else(|| item("ce_excess_share", &ce, LOSS_SHARE))
         .or_else(|| item("rate_drop_share", &rate, RATE_DROP))
         .or_else(|| single(clients, supports))
+}
+
+/// A short transfer is slower in proportion to its RTT, whichever direction that grew in, so a
+/// rate speaks for the direction only where the RTT did not grow.
+fn is_rtt_usual(client: &Client) -> bool {
+    client
+        .comparison
+        .rtt
+        .is_some_and(|rtt| rtt.excess < rtt.threshold)
 }
 
 /// A single client has no mean; then its own significant signs must do.
@@ -46,13 +61,14 @@ fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> 
         ("loss_excess_share", comparison.loss?)
     } else if signs.ce {
         ("ce_excess_share", comparison.ce?)
-    } else if signs.rate {
+    } else if signs.rate && is_rtt_usual(client) {
         ("rate_drop_share", comparison.rate?)
     } else {
         return None;
     };
     clients.next().is_none().then(|| Evidence {
         kind: kind.to_owned(),
+        about: None,
         supports: supports.to_owned(),
         value: Some(sign.excess),
         threshold: Some(sign.threshold),

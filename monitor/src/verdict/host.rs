@@ -11,6 +11,9 @@ use super::interconnect;
 use super::scene::{Scene, Tally, tallies};
 use crate::config::Thresholds;
 
+/// Packets from which a share of drops says something about a device.
+const OFFERED_MIN: u64 = 1_000;
+
 /// What our devices counted in one window. Differences, not totals.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocalCounters {
@@ -25,30 +28,36 @@ pub struct DeviceCounters {
     pub sent_bytes: u64,
     pub sent_packets: u64,
     pub qdisc_dropped: u64,
-    /// Largest backlog that was read during the window, bytes.
-    pub qdisc_backlog_max_bytes: u64,
+    /// Smallest backlog that was read during the window, bytes: what stood there all the time. A
+    /// pacing queue (fq) holds packets at every single moment, and is not full.
+    pub qdisc_backlog_min_bytes: u64,
     pub nic_tx_dropped: u64,
 }
 
 impl LocalCounters {
     /// What shows that a queue of ours is full, if one is.
     pub fn full(&self, at: &Thresholds) -> Option<Evidence> {
-        self.devices.iter().find_map(|device| {
+        let sent_bytes: u64 = self.devices.iter().map(|device| device.sent_bytes).sum();
+        let carries_most = |device: &&DeviceCounters| 2 * device.sent_bytes >= sent_bytes;
+        self.devices.iter().filter(carries_most).find_map(|device| {
             let dropped = device.qdisc_dropped + device.nic_tx_dropped;
             let offered = device.sent_packets + dropped;
             let drop_share = dropped as f64 / offered.max(1) as f64;
-            let drain_ms = device.qdisc_backlog_max_bytes as f64 * self.window_us as f64
+            let drain_ms = device.qdisc_backlog_min_bytes as f64 * self.window_us as f64
                 / (device.sent_bytes.max(1) as f64 * 1_000.0);
             let evidence = |kind: &str, value: f64, threshold: f64| Evidence {
-                kind: format!("{kind}:{}", device.interface),
+                kind: kind.to_owned(),
+                about: Some(device.interface.to_string()),
                 supports: "host".to_owned(),
                 value: Some(value),
                 threshold: Some(threshold),
                 samples: offered,
             };
-            if offered > 0 && drop_share >= at.host_drop_share {
+            if offered < OFFERED_MIN {
+                None
+            } else if drop_share >= at.host_drop_share {
                 Some(evidence("local_drop_share", drop_share, at.host_drop_share))
-            } else if device.sent_bytes > 0 && drain_ms >= at.host_backlog_ms {
+            } else if drain_ms >= at.host_backlog_ms {
                 Some(evidence("local_backlog_ms", drain_ms, at.host_backlog_ms))
             } else {
                 None
@@ -140,6 +149,7 @@ fn share_of_bad(scene: &Scene<'_>, supports: &str) -> Evidence {
     let tally = Tally::of(scene.all);
     Evidence {
         kind: "bad_prefix_share".to_owned(),
+        about: None,
         supports: supports.to_owned(),
         value: Some(tally.bad()),
         threshold: Some(scene.at.bad_share),

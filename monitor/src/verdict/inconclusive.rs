@@ -39,6 +39,7 @@ pub fn verdict(window: &Window, at: &Thresholds) -> Option<Verdict> {
         inconclusive: Some(reason),
         evidence: vec![Evidence {
             kind: log_name(reason),
+            about: None,
             supports: "inconclusive".to_owned(),
             value: Some(value),
             threshold: Some(threshold),

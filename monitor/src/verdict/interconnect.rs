@@ -89,7 +89,8 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     let mut evidence: Vec<Evidence> = witnesses
         .iter()
         .map(|(isp, tally)| Evidence {
-            kind: format!("bad_prefix_share:{isp}"),
+            kind: "bad_prefix_share".to_owned(),
+            about: Some(isp.to_string()),
             supports: "interconnect".to_owned(),
             value: Some(tally.bad()),
             threshold: Some(scene.at.bad_share),

@@ -77,13 +77,15 @@ fn one(scene: &Scene<'_>, isp: &str) -> Finding {
             return Finding::Open(format!("no other ISP is clearly good through {path}"));
         };
         evidence.push(share(
-            &format!("bad_prefix_share:{path}"),
+            "bad_prefix_share",
+            path.to_string(),
             tally.bad(),
             tally,
             scene,
         ));
         evidence.push(share(
-            &format!("good_prefix_share:{path}:{other}"),
+            "good_prefix_share",
+            format!("{other} through {path}"),
             cleared.good(),
             cleared,
             scene,
@@ -127,9 +129,10 @@ fn is_direct(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
         .all(|vote| vote.cell.direct)
 }
 
-fn share(kind: &str, value: f64, tally: &Tally, scene: &Scene<'_>) -> Evidence {
+fn share(kind: &str, about: String, value: f64, tally: &Tally, scene: &Scene<'_>) -> Evidence {
     Evidence {
         kind: kind.to_owned(),
+        about: Some(about),
         supports: "isp".to_owned(),
         value: Some(value),
         threshold: Some(scene.at.bad_share),

@@ -57,6 +57,10 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     if let Err(why) = are_neighbours_good(scene, place, vote, good) {
         return Finding::Open(why);
     }
+    if bad.iter().any(|client| !client.track.was_good()) {
+        // What is usual is known of the prefix, not of each line in it: some are slow by nature.
+        return Finding::Open("it was never seen good on this way".to_owned());
+    }
     if bad.iter().any(|client| client.track.is_shared()) {
         return Finding::Open("it was bad together with many others shortly before".to_owned());
     }
@@ -68,6 +72,7 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     }
     let evidence = |kind: &str, value: f64, threshold: Option<f64>, samples: usize| Evidence {
         kind: kind.to_owned(),
+        about: None,
         supports: log_name(Segment::LastMile),
         value: Some(value),
         threshold,

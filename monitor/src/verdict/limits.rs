@@ -90,6 +90,7 @@ impl<'a> Limited<'a> {
         };
         let item = |kind: &str, value, threshold| Evidence {
             kind: kind.to_owned(),
+            about: None,
             supports: log_name(limit),
             value,
             threshold,

@@ -15,6 +15,7 @@ pub fn verdict(window: &Window, at: &Thresholds) -> Verdict {
         confidence: laplace(tally.good() * tally.prefixes as f64, window.votes.len()),
         evidence: vec![Evidence {
             kind: "good_prefix_share".to_owned(),
+            about: None,
             supports: "none".to_owned(),
             value: Some(tally.good()),
             threshold: Some(at.bad_share),

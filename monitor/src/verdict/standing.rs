@@ -36,6 +36,8 @@ pub struct Track {
     bad_since: Option<u64>,
     /// In each of these only the rate was low.
     pub rate_only: bool,
+    /// Was good here before: what it is now is a change, and not how its line has always been.
+    was_good: bool,
     good_windows: u32,
     /// Was bad for two windows in a row, and not yet good for two.
     not_recovered: bool,
@@ -52,6 +54,7 @@ impl Track {
             bad_windows: 0,
             bad_since: None,
             rate_only: true,
+            was_good: false,
             good_windows: 0,
             not_recovered: false,
             window,
@@ -89,6 +92,7 @@ impl Track {
                 self.standing = if self.not_recovered || had_begun {
                     Standing::Unsettled
                 } else {
+                    self.was_good = true;
                     Standing::Good
                 };
             }
@@ -118,6 +122,7 @@ impl Track {
             bad_since: Some(0),
             window: u64::from(windows).saturating_sub(1),
             rate_only: false,
+            was_good: true,
             ..Self::settled(Standing::Bad)
         }
     }
@@ -138,6 +143,20 @@ impl Track {
             Some(since) if self.standing == Standing::Bad => self.window - since + 1,
             _ => 0,
         }
+    }
+
+    /// The same, had it never been good.
+    #[cfg(test)]
+    pub(super) fn always_bad(self) -> Self {
+        Self {
+            was_good: false,
+            ..self
+        }
+    }
+
+    /// Whether it was ever good, as far as is remembered.
+    pub fn was_good(&self) -> bool {
+        self.was_good
     }
 
     /// Whether it was bad together with many others, lately.

@@ -110,7 +110,7 @@ fn play_all(course: &Course) -> Played {
                     sent_bytes: 100_000_000,
                     sent_packets: 70_000,
                     qdisc_dropped: if full { 900 } else { 0 },
-                    qdisc_backlog_max_bytes: 3_000,
+                    qdisc_backlog_min_bytes: 3_000,
                     nic_tx_dropped: 0,
                 }],
             }
