@@ -4,6 +4,7 @@
 //! the bad clients are many more, or far fewer, than one node has.
 
 use super::finding::{Finding, Place};
+use super::interconnect;
 use super::last_mile;
 use super::scene::{Scene, Tally};
 
@@ -33,6 +34,11 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
         }
         Place::Pair { .. } => {
             Finding::Open("the bad prefixes may share a node of the ISP".to_owned())
+        }
+        Place::Prefix { .. } if interconnect::maybe_bundle(scene, place).is_some() => {
+            Finding::Open(
+                "the bad clients may share a line card or a member of a bundle".to_owned(),
+            )
         }
         Place::Prefix { .. } if last_mile::has_good_neighbour(scene, place) => {
             Finding::Rejected("neighbours in the same prefix are good".to_owned())

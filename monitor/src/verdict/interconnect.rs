@@ -24,6 +24,9 @@ const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
 /// One member of a bundle of 16, the usual limit of a LAG's hardware tables, carries twice this
 /// share of the clients.
 const MEMBER_SHARE: f64 = 0.03;
+/// Others of the same ISP that are bad at once: two more lines may be chance, a third is less
+/// likely than one cause.
+const TOGETHER: usize = 2;
 
 /// Our port or link to the neighbour.
 pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
@@ -165,8 +168,8 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
     ))
 }
 
-/// Why a full member of a bundle may be what hits one prefix: it would hit clients of several
-/// ISPs behind the same interconnect.
+/// Why a full member of a bundle, ours or the ISP's, may be what hits one prefix: it would hit a
+/// few clients of many prefixes, of several ISPs if it is ours.
 pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
     let (Place::Prefix { .. }, Some(interconnect)) = (place, place.interconnect()) else {
         return None;
@@ -195,9 +198,10 @@ pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
         all += vote.clients.len();
     }
     let elsewhere = others().any(|vote| vote.has_bad() && place.isp() != Some(&vote.cell.isp));
-    (elsewhere && bad as f64 >= MEMBER_SHARE * all as f64).then(|| {
+    let together = elsewhere || bad >= TOGETHER;
+    (together && bad as f64 >= MEMBER_SHARE * all as f64).then(|| {
         format!(
-            "{bad} of {all} other clients behind {interconnect}, of several ISPs, are bad too: one member of a bundle would do that"
+            "{bad} of {all} other clients behind {interconnect} are bad too: one member of a bundle would do that"
         )
     })
 }

@@ -6,6 +6,7 @@
 
 use super::finding::{Evidence, Finding, Place};
 use super::host;
+use super::interconnect;
 use super::scene::{Scene, Tally, tallies};
 
 /// Direct ways into the ISP that must agree.
@@ -102,6 +103,9 @@ fn one(scene: &Scene<'_>, isp: &str) -> Finding {
 
 /// A part of one prefix: the ISP is cleared by its other prefixes on the same way.
 fn others_good(scene: &Scene<'_>, place: &Place, isp: &str) -> Finding {
+    if let Some(why) = interconnect::maybe_bundle(scene, place) {
+        return Finding::Open(why);
+    }
     let others = scene.rest.iter().copied().filter(|vote| {
         &*vote.cell.isp == isp
             && place.interconnect() == Some(&vote.cell.interconnect)

@@ -322,6 +322,22 @@ fn one_line_is_named_later_never_right_after_a_crowd_and_never_if_always_slow() 
 }
 
 #[test]
+fn a_few_clients_of_many_prefixes_of_one_isp_are_not_many_last_miles() {
+    let mut votes = site(Good, Good, Good, Good);
+    for at in [0, 1, 2] {
+        votes[at] = Vote {
+            cell: votes[at].cell.clone(),
+            ..vote("a", "x", 0, &[Bad, Good])
+        };
+    }
+    for verdict in &says(votes, None) {
+        for segment in [Segment::Isp, Segment::AccessShared, Segment::LastMile] {
+            assert!(verdict.segments.contains(&segment), "{verdict:#?}");
+        }
+    }
+}
+
+#[test]
 fn one_member_of_a_bundle_is_not_many_last_miles() {
     let mut votes = site(Good, Good, Good, Good);
     for at in [0, 5] {
