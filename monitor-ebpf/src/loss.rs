@@ -51,8 +51,8 @@ fn any_open(gaps: &[Gap; GAPS]) -> bool {
     open != 0
 }
 
-/// Takes `start..end` out of the hole that contains `start`, if there is one, and says when
-/// that hole was noticed.
+/// Takes `start..end` out of every hole, and says when the hole was noticed that `start` lies in,
+/// if it lies in one. (What begins before a hole was seen here at least in part.)
 #[inline(always)]
 pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
     if !any_open(&half.gaps) {
@@ -61,11 +61,15 @@ pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
     let mut rest = Gap::default();
     let mut seen_us = None;
     for gap in &mut half.gaps {
-        let inside =
-            gap.start != gap.end && distance(gap.start, start) >= 0 && distance(start, gap.end) > 0;
-        if inside {
+        let overlaps =
+            gap.start != gap.end && distance(gap.start, end) > 0 && distance(start, gap.end) > 0;
+        if !overlaps {
+            continue;
+        }
+        let goes_on = distance(end, gap.end) > 0;
+        if distance(gap.start, start) >= 0 {
             seen_us = Some(gap.seen_us);
-            if distance(end, gap.end) > 0 {
+            if goes_on {
                 rest = Gap {
                     start: end,
                     end: gap.end,
@@ -73,7 +77,8 @@ pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
                 };
             }
             gap.end = start;
-            break;
+        } else {
+            gap.start = if goes_on { end } else { gap.end };
         }
     }
     if rest.start != rest.end {

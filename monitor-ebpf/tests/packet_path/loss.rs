@@ -255,6 +255,21 @@ fn a_hole_is_filled_in_pieces() {
 }
 
 #[test]
+fn a_packet_that_begins_before_a_hole_closes_it_too() {
+    let mut wire = Wire::established();
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    wire.sees(40_200, wire.server().data(2_000, 1_000));
+    // Seen here in part: lost beyond us.
+    wire.sees(70_000, wire.server().data(500, 1_500));
+    let losses = server_losses(&wire);
+    assert_eq!((losses.upstream, losses.downstream), (0, 1));
+    // The rest of the hole was seen with it, so that this was lost beyond us too.
+    wire.sees(110_000, wire.server().data(1_000, 1_000));
+    let losses = server_losses(&wire);
+    assert_eq!((losses.upstream, losses.downstream), (0, 2));
+}
+
+#[test]
 fn more_holes_than_are_remembered_are_counted() {
     let mut wire = Wire::established();
     for hole in 0..5 {
