@@ -37,7 +37,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => format!(
                 "compiles the kernel side: Debian's rustc-web, rust-web-src and libllvm, and \
-                 bpf-linker {} from crates.io, built here",
+                 bpf-linker {} by cargo install, built here",
                 toolchain::LINKER_VERSION
             ),
             Self::Programs => format!(
