@@ -11,12 +11,12 @@ use crate::capture::live::{Feature, FeatureState, features};
 use crate::config::{Config, Destination};
 use crate::export::jsonl::JsonLines;
 use crate::netlink::{Device, Netlink, choose};
-use crate::path::PrefixTable;
+use crate::path::Routes;
 
 /// Prints what would be watched, known and possible. An error where `run` would fail.
 pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
     // A configuration that names a broken file is broken, before anything is looked at.
-    let routes = PrefixTable::load(&config.path)?;
+    let routes = Routes::load(&config.path)?;
     let devices = watched_devices(config)?;
     let features = features();
     let report = report(config, file, &routes, &devices, &features);
@@ -56,7 +56,7 @@ fn watched_devices(config: &Config) -> Result<Vec<Device>> {
 fn report(
     config: &Config,
     file: Option<&Path>,
-    routes: &PrefixTable,
+    routes: &Routes,
     devices: &[Device],
     features: &[Feature],
 ) -> String {
@@ -115,39 +115,52 @@ fn report(
     text
 }
 
-fn known(config: &Config, routes: &PrefixTable) -> String {
-    match &config.path.prefixes_csv {
-        None => "none: nobody will be named (set path.prefixes_csv)".to_owned(),
-        Some(file) => {
-            let count = |name: fn(&crate::path::Route) -> &str| {
-                routes
-                    .routes()
-                    .map(|route| name(route))
-                    .collect::<BTreeSet<_>>()
-                    .len()
-            };
-            format!(
-                "{} prefixes of {} ISPs behind {} interconnects, from {}",
-                routes.len(),
-                count(|route| &route.isp),
-                count(|route| &route.interconnect),
-                file.display()
-            )
-        }
+fn known(config: &Config, routes: &Routes) -> String {
+    let mut sources: Vec<String> = Vec::new();
+    let path = &config.path;
+    let files = [&path.prefixes_csv, &path.prefixes_toml];
+    sources.extend(
+        files
+            .into_iter()
+            .flatten()
+            .map(|file| file.display().to_string()),
+    );
+    sources.extend(path.mrt.iter().map(|file| file.display().to_string()));
+    if let Some(listen) = path.bmp.listen {
+        sources.push(format!("BMP on {listen}"));
     }
+    if path.kernel_routes {
+        sources.push("this host's own routes".to_owned());
+    }
+    if sources.is_empty() {
+        return "none: nobody will be named (set path.prefixes_csv)".to_owned();
+    }
+    let (mut isps, mut interconnects) = (BTreeSet::new(), BTreeSet::new());
+    for route in routes.prefixes().filter_map(|prefix| routes.route(&prefix)) {
+        isps.insert(route.isp);
+        interconnects.insert(route.interconnect);
+    }
+    format!(
+        "{} prefixes of {} ISPs behind {} interconnects, from {}",
+        routes.len(),
+        isps.len(),
+        interconnects.len(),
+        sources.join(", ")
+    )
 }
 
 /// ISPs shown one by one; more are only counted.
 const MAX_ISPS: usize = 10;
 
 /// The first ISPs by name, with their interconnects and the number of prefixes behind each.
-fn by_isp(routes: &PrefixTable) -> Vec<(String, String)> {
+fn by_isp(routes: &Routes) -> Vec<(String, String)> {
     let mut ways = std::collections::BTreeMap::new();
-    for route in routes.routes() {
+    for route in routes.prefixes().filter_map(|prefix| routes.route(&prefix)) {
+        let direct = route.is_direct();
         let interconnects: &mut std::collections::BTreeMap<_, usize> =
-            ways.entry(&route.isp).or_default();
+            ways.entry(route.isp).or_default();
         *interconnects
-            .entry((&route.interconnect, route.is_direct()))
+            .entry((route.interconnect, direct))
             .or_default() += 1;
     }
     ways.into_iter()

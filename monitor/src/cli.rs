@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::capture::replay::{self, Attribution};
 use crate::config::{Config, Problem};
 use crate::export::{jsonl::WriteError, schema};
-use crate::path::CsvError;
+use crate::path::FileError;
 
 /// Whose congestion is it? Tells last-mile congestion from peering-point congestion for TCP
 /// video flows, with evidence, or says that it cannot tell.
@@ -118,7 +118,7 @@ fn check_log(path: &Path) -> Result<()> {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let is_configuration = error
         .chain()
-        .any(|cause| cause.is::<Problem>() || cause.is::<CsvError>());
+        .any(|cause| cause.is::<Problem>() || cause.is::<FileError>());
     if is_configuration { WRONG } else { FAILED }
 }
 

@@ -3,6 +3,7 @@
 //! `packaging/lastmile.toml` shows every key with its default. A key or value that is wrong is
 //! refused with the file, the line, a caret at the place and what would be right.
 
+mod path;
 mod problem;
 mod ranges;
 
@@ -11,6 +12,10 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use path::{
+    Bmp, DEFAULT_HISTORY_DAYS, DEFAULT_PORTS_INTERVAL_S, DEFAULT_STALE_AFTER_S, History,
+    InterconnectRule, PathSources, PortName, Ports,
+};
 pub use problem::Problem;
 
 /// Read when no other file is named, if it is there.
@@ -137,16 +142,6 @@ impl Default for Flows {
             idle_s: DEFAULT_IDLE_S,
         }
     }
-}
-
-/// `[path]`: where the way to a client is known from.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PathSources {
-    /// CSV file `prefix,origin_asn,isp,interconnect`, relative to the configuration file.
-    /// Absent: flows are measured and logged, and nobody is ever named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefixes_csv: Option<PathBuf>,
 }
 
 /// `[window]`: the span that is judged at once.
@@ -340,8 +335,8 @@ impl Config {
         let text =
             std::fs::read_to_string(path).map_err(|error| Problem::unreadable(path, &error))?;
         let mut config = Self::parse(&text, path)?;
-        if let (Some(csv), Some(folder)) = (&mut config.path.prefixes_csv, path.parent()) {
-            *csv = folder.join(&csv);
+        if let Some(folder) = path.parent() {
+            config.path.resolve(folder);
         }
         Ok(config)
     }

@@ -16,7 +16,7 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
     let share = |value: f64| value > 0.0 && value < 1.0;
     let millis = |value: f64| value > 0.0 && value <= 10_000.0;
     let (watch, flows, verdict) = (&config.watch, &config.flows, &config.verdict);
-    let baseline = &config.baseline;
+    let (baseline, path) = (&config.baseline, &config.path);
 
     check(
         watch.interfaces.iter().all(|name| !name.is_empty()),
@@ -52,6 +52,48 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         (1..=86_400).contains(&flows.idle_s),
         &["flows", "idle_s"],
         "1 to 86400 s",
+    );
+    check(
+        (8..=32).contains(&path.unit_length_v4),
+        &["path", "unit_length_v4"],
+        "8 to 32 bits",
+    );
+    check(
+        (16..=128).contains(&path.unit_length_v6),
+        &["path", "unit_length_v6"],
+        "16 to 128 bits",
+    );
+    check(
+        (10..=604_800).contains(&path.stale_after_s),
+        &["path", "stale_after_s"],
+        "10 to 604800 s",
+    );
+    check(
+        path.bmp.allow.iter().all(|net| net.trunc() == *net),
+        &["path", "bmp", "allow"],
+        "prefixes without host bits, such as [\"192.0.2.1/32\", \"2001:db8::/64\"]",
+    );
+    check(
+        (1..=3_660).contains(&path.history.days),
+        &["path", "history", "days"],
+        "1 to 3660 days",
+    );
+    check(
+        (1..=3_600).contains(&path.ports.interval_s),
+        &["path", "ports", "interval_s"],
+        "1 to 3600 s",
+    );
+    check(
+        path.interconnect.iter().all(|rule| !rule.name.is_empty()),
+        &["path", "interconnect"],
+        "[[path.interconnect]] tables, each with a name that is not empty",
+    );
+    check(
+        path.interconnect
+            .iter()
+            .all(|rule| rule.capacity_mbit_s != Some(0)),
+        &["path", "interconnect"],
+        "[[path.interconnect]] tables with a capacity_mbit_s of at least 1, or without one",
     );
     check(
         (1..=3_600).contains(&config.window.length_s),

@@ -27,7 +27,7 @@ fn an_empty_file_is_the_default() {
 #[test]
 fn the_example_parses_and_equals_the_defaults() {
     let mut example = Config::parse(EXAMPLE, Path::new("lastmile.toml")).expect("parses");
-    // The one key without a default: the example must show where it goes.
+    // A key without a default that nearly everybody needs: the example uses it.
     assert_eq!(
         example.path.prefixes_csv.take(),
         Some("prefixes.csv".into())
@@ -35,13 +35,64 @@ fn the_example_parses_and_equals_the_defaults() {
     assert_eq!(example, Config::default());
 }
 
+/// The example with every key in force: `#key = value` and `#[section]` show a key that has no
+/// default, `# text` is a comment.
+fn whole_example() -> String {
+    EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => key,
+            _ => line,
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 #[test]
 fn the_example_shows_every_key() {
-    let mut full = Config::default();
-    full.path.prefixes_csv = Some("prefixes.csv".into());
-    let full = toml::Table::try_from(full).expect("serializes");
-    let shown: toml::Table = toml::from_str(EXAMPLE).expect("parses");
+    let example = Config::parse(&whole_example(), Path::new("lastmile.toml")).expect("parses");
+    let full = toml::Table::try_from(&example).expect("serializes");
+    let shown: toml::Table = toml::from_str(&whole_example()).expect("parses");
     assert_eq!(keys(&shown, ""), keys(&full, ""));
+    // Nothing is left out because it is absent.
+    let path = &example.path;
+    assert!(path.prefixes_toml.is_some() && path.isp_names.is_some());
+    assert!(path.bmp.listen.is_some() && path.history.file.is_some());
+    assert!(path.ports.csv.is_some() && path.ports.prometheus.is_some());
+    let rule = path.interconnect.first().expect("one");
+    assert!(!rule.interface.is_empty() && !rule.next_hop.is_empty() && !rule.peer_asn.is_empty());
+    assert!(!rule.peer_address.is_empty() && !rule.community.is_empty());
+    assert!(!rule.router.is_empty() && rule.connectivity.is_some() && rule.site.is_some());
+    assert!(rule.capacity_mbit_s.is_some() && !rule.risk_groups.is_empty() && rule.port.is_some());
+}
+
+#[test]
+fn a_rules_key_takes_one_value_or_a_list() {
+    let text = "[[path.interconnect]]\nname = \"a\"\npeer_asn = 64999\nnext_hop = [\"192.0.2.1\", \"2001:db8::1\"]\n";
+    let config = Config::parse(text, Path::new("x")).expect("right");
+    let rule = &config.path.interconnect[0];
+    assert_eq!(
+        (rule.peer_asn.as_slice(), rule.next_hop.len()),
+        (&[64_999][..], 2)
+    );
+    for (wrong, said) in [
+        (
+            "community = \"64500\"",
+            "`64500` is no community: write one such as 64500:100",
+        ),
+        (
+            "peer_asn = \"AS1\"",
+            "invalid type: string \"AS1\", expected u32",
+        ),
+        ("next_hop = [\"x\"]", "invalid IP address syntax"),
+        ("speed = 1", "unknown field `speed`, expected one of `name`"),
+    ] {
+        let text = refused(&format!("[[path.interconnect]]\nname = \"a\"\n{wrong}\n"));
+        assert!(
+            text.starts_with("test.toml:3:") && text.contains(said),
+            "{text}"
+        );
+    }
 }
 
 #[test]

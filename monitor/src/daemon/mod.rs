@@ -33,7 +33,7 @@ use crate::{
         jsonl::{JsonLines, WriteError},
     },
     flow::CloseReason,
-    path::PrefixTable,
+    path::Routes,
 };
 
 /// How often devices and their queues are looked at, and systemd's watchdog is told that we are
@@ -95,7 +95,7 @@ struct Daemon {
     file: Option<PathBuf>,
     live: Live,
     devices: Devices,
-    routes: Arc<ArcSwap<PrefixTable>>,
+    routes: Arc<ArcSwap<Routes>>,
     pipeline: Pipeline,
     log: JsonLines,
     log_failing: bool,
@@ -115,7 +115,7 @@ enum Event {
 
 impl Daemon {
     async fn start(config: Config, file: Option<PathBuf>) -> Result<Self> {
-        let routes = Arc::new(ArcSwap::from_pointee(PrefixTable::load(&config.path)?));
+        let routes = Arc::new(ArcSwap::from_pointee(Routes::load(&config.path)?));
         let log = JsonLines::open(&config.log.destination)?;
         let now = Now::read();
         let mut live = Live::load(&(&config).into())?;
@@ -363,12 +363,12 @@ impl Daemon {
         }
     }
 
-    fn read_again(&self) -> Result<(Config, PrefixTable)> {
+    fn read_again(&self) -> Result<(Config, Routes)> {
         let config = match self.file.as_deref() {
             Some(file) => Config::load(file)?,
             None => self.config.clone(),
         };
-        let routes = PrefixTable::load(&config.path)?;
+        let routes = Routes::load(&config.path)?;
         Ok((config, routes))
     }
 

@@ -16,7 +16,7 @@ use crate::export::record::FlowEvent;
 use crate::export::render::Context;
 use crate::flow::baseline::{Baseline, Figures, Usual};
 use crate::flow::{CloseReason, Flow, FlowTable};
-use crate::path::PrefixTable;
+use crate::path::Routes;
 use crate::verdict::degraded::{Comparison, Raw, benjamini_hochberg};
 use crate::verdict::standing::{Judged, Standings};
 use crate::verdict::{self, Client, LocalCounters, Vote, Window};
@@ -44,7 +44,7 @@ impl Missed {
 #[derive(Debug)]
 pub struct Pipeline {
     config: Config,
-    routes: Arc<ArcSwap<PrefixTable>>,
+    routes: Arc<ArcSwap<Routes>>,
     host: String,
     flows: FlowTable,
     baselines: BTreeMap<CellKey, Memory>,
@@ -61,7 +61,7 @@ struct Memory {
 impl Pipeline {
     /// `routes` is the daemon's: it swaps in a new table, flows find it when they begin and
     /// after [`Pipeline::relocate`]. `host` is written in every record.
-    pub fn new(config: &Config, routes: Arc<ArcSwap<PrefixTable>>, host: &str) -> Self {
+    pub fn new(config: &Config, routes: Arc<ArcSwap<Routes>>, host: &str) -> Self {
         Self {
             config: config.clone(),
             routes,

@@ -10,7 +10,7 @@ use monitor_ebpf::flow::{FlowKey, FlowState, Half, half_flags};
 use super::totals::Reading;
 use super::{CloseReason, Observation, Roles, Totals, Vantage};
 use crate::capture::Snapshot;
-use crate::path::{Location, PrefixTable};
+use crate::path::{Location, Routes};
 
 /// One watched flow.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ impl FlowTable {
         snapshot: &Snapshot,
         idle_us: u64,
         server_ports: &[u16],
-        routes: &PrefixTable,
+        routes: &Routes,
     ) -> Change {
         let key = snapshot.state.key;
         let mut replaced = None;
@@ -148,7 +148,7 @@ impl FlowTable {
     }
 
     /// Finds every client's route again, after the routes changed.
-    pub fn relocate(&mut self, routes: &PrefixTable) {
+    pub fn relocate(&mut self, routes: &Routes) {
         for flow in self.flows.values_mut() {
             flow.location = routes.locate(flow.roles.client);
         }
@@ -174,7 +174,7 @@ impl FlowTable {
 }
 
 impl Flow {
-    fn open(id: u64, snapshot: &Snapshot, server_ports: &[u16], routes: &PrefixTable) -> Self {
+    fn open(id: u64, snapshot: &Snapshot, server_ports: &[u16], routes: &Routes) -> Self {
         let roles = Roles::of(&snapshot.state, server_ports);
         let mut flow = Self {
             id,

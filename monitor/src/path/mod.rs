@@ -1,65 +1,87 @@
 //! The way to a client: which prefix it is in, whose network that is, and through which
 //! interconnect its traffic leaves us.
 //!
-//! Whatever the source (a CSV file today), it yields [`Route`]s; two sources are comparable by
-//! comparing their routes. A [`PrefixTable`] is immutable: a new one is built beside it and
-//! swapped in, so that readers never wait.
+//! ```text
+//! csv_file, toml_file ─┐
+//! bmp ──► rib ─────────┼─► SourceTable (one a source) ─┐
+//! mrt ─────────────────┘                               ├─► Routes::locate ─► Location
+//! fib (this host's own routes) ────────────────────────┤
+//! rules (interconnects), names (ISPs) ─────────────────┘
+//! ```
+//!
+//! Each source says what it knows as [`Path`]s in a [`SourceTable`] of its own. [`Routes`] asks
+//! each of them for its longest match and merges the answers:
+//!
+//! * *Who* (origin AS, ISP) comes from the first of file, BMP and MRT that knows it. A default
+//!   route tells nobody's origin.
+//! * *The way* (interconnect): a file's own word wins; else the rules of the configuration are
+//!   tried on the merged attributes (interface and next hop from the kernel's routes where they
+//!   are used, BGP attributes from BMP before MRT); else it gets a stable name made of neighbour
+//!   and next hop.
+//! * Without an origin there is no [`Location`]: an unknown ISP is never blamed.
+//!
+//! Tables are immutable for their readers: a new [`Routes`] is swapped in, so that readers never
+//! wait. Everything here is pure: no clock, socket or task.
 
 mod csv_file;
+mod intern;
+mod names;
+mod route;
+mod rules;
 mod table;
+mod toml_file;
+mod view;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
-pub use csv_file::CsvError;
-pub use table::{Duplicate, PrefixTable};
+pub use csv_file::{Elsewhere, FileError};
+pub use intern::Paths;
+pub use names::IspNames;
+pub use route::{Community, Connectivity, Location, Path, Route, Source, SourceSet};
+pub use rules::{Attributes, Interconnect, Rules};
+pub use table::SourceTable;
+pub use view::{KernelRoutes, KernelWay, Routes};
 
-/// What is known about one announced prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    pub prefix: IpNet,
-    /// The AS that originates the prefix.
-    pub origin_asn: u32,
-    /// The access network's name.
-    pub isp: Arc<str>,
-    /// The link or BGP adjacency through which we send to it.
-    pub interconnect: Arc<str>,
-    /// The neighbour's AS on that interconnect, where the source tells.
-    pub peer_asn: Option<u32>,
-    /// The BGP next hop, where the source tells.
-    pub next_hop: Option<IpAddr>,
-}
-
-impl Route {
-    /// Whether the interconnect hands over to the access network itself. A source that does not
-    /// tell the neighbour's AS names the interconnect as the way to the ISP, so it counts as one.
-    pub fn is_direct(&self) -> bool {
-        self.peer_asn.is_none_or(|peer| peer == self.origin_asn)
-    }
-}
-
-/// Where one client is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// The unit that is counted: the client's /24 or /48, never wider than what is announced.
-    pub unit: IpNet,
-    pub route: Arc<Route>,
-}
-
-/// Length of the unit in which IPv4 clients are counted.
+/// Length of the unit in which IPv4 clients are counted: the longest prefix that is announced
+/// globally.
 pub const UNIT_LENGTH_V4: u8 = 24;
 /// Length of the unit in which IPv6 clients are counted: what a site gets (RFC 6177).
 pub const UNIT_LENGTH_V6: u8 = 48;
 
+/// Lengths of the units in which clients are counted, in bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitLengths {
+    /// At most 32.
+    pub v4: u8,
+    /// At most 128.
+    pub v6: u8,
+}
+
+impl Default for UnitLengths {
+    fn default() -> Self {
+        Self {
+            v4: UNIT_LENGTH_V4,
+            v6: UNIT_LENGTH_V6,
+        }
+    }
+}
+
+impl UnitLengths {
+    /// The unit around `address`.
+    pub fn around(self, address: IpAddr) -> IpNet {
+        let length = match address {
+            IpAddr::V4(_) => self.v4.min(32),
+            IpAddr::V6(_) => self.v6.min(128),
+        };
+        IpNet::new(address, length)
+            .expect("clamped to the address length")
+            .trunc()
+    }
+}
+
 /// The /24 or /48 around `address`.
 pub fn unit(address: IpAddr) -> IpNet {
-    let length = match address {
-        IpAddr::V4(_) => UNIT_LENGTH_V4,
-        IpAddr::V6(_) => UNIT_LENGTH_V6,
-    };
-    IpNet::new(address, length)
-        .expect("24 and 48 are at most the address length")
-        .trunc()
+    UnitLengths::default().around(address)
 }

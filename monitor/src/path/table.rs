@@ -1,4 +1,4 @@
-//! Longest-prefix match over the announced prefixes.
+//! Longest-prefix match over what one source announces.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,57 +6,73 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::{Location, Route, unit};
+use super::Path;
 
-/// Every announced prefix that is known, both IP versions.
+/// Every prefix one source knows, both IP versions. Prefixes with the same attributes share one
+/// [`Path`].
 #[derive(Clone, Debug, Default)]
-pub struct PrefixTable {
-    v4: PrefixMap<Ipv4Net, Arc<Route>>,
-    v6: PrefixMap<Ipv6Net, Arc<Route>>,
+pub struct SourceTable {
+    v4: PrefixMap<Ipv4Net, Arc<Path>>,
+    v6: PrefixMap<Ipv6Net, Arc<Path>>,
 }
 
-/// The same prefix was inserted twice with different routes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Duplicate(pub Arc<Route>);
-
-impl PrefixTable {
-    /// Adds a route. A prefix that is there already must have the same route.
-    pub fn insert(&mut self, route: Route) -> Result<(), Duplicate> {
-        let route = Arc::new(route);
-        let earlier = match route.prefix {
-            IpNet::V4(prefix) => self.v4.insert(prefix, Arc::clone(&route)),
-            IpNet::V6(prefix) => self.v6.insert(prefix, Arc::clone(&route)),
-        };
-        match earlier {
-            Some(earlier) if earlier != route => Err(Duplicate(earlier)),
-            _ => Ok(()),
+impl SourceTable {
+    /// Sets what is known about a prefix, and returns what was known before.
+    pub fn insert(&mut self, prefix: IpNet, path: Arc<Path>) -> Option<Arc<Path>> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.insert(prefix, path),
+            IpNet::V6(prefix) => self.v6.insert(prefix, path),
         }
     }
 
-    /// The longest announced prefix around `client`, and the unit it is counted in.
-    pub fn locate(&self, client: IpAddr) -> Option<Location> {
-        let route = match client {
-            IpAddr::V4(address) => self.v4.get_lpm(&address.into())?.1,
-            IpAddr::V6(address) => self.v6.get_lpm(&address.into())?.1,
-        };
-        let unit = unit(client);
-        Some(Location {
-            // More specific than a /24 or /48: its neighbours may take another way.
-            unit: if route.prefix.prefix_len() > unit.prefix_len() {
-                route.prefix
-            } else {
-                unit
-            },
-            route: Arc::clone(route),
-        })
+    /// Forgets a prefix.
+    pub fn remove(&mut self, prefix: &IpNet) -> Option<Arc<Path>> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.remove(prefix),
+            IpNet::V6(prefix) => self.v6.remove(prefix),
+        }
     }
 
-    /// Every route, IPv4 first, by prefix.
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.v4.values().chain(self.v6.values())
+    /// What is known about exactly this prefix.
+    pub fn get(&self, prefix: &IpNet) -> Option<&Arc<Path>> {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.get(prefix),
+            IpNet::V6(prefix) => self.v6.get(prefix),
+        }
     }
 
-    /// Number of announced prefixes.
+    /// The longest prefix around `client`.
+    pub fn lookup(&self, client: IpAddr) -> Option<(IpNet, &Arc<Path>)> {
+        self.covering(&client.into())
+    }
+
+    /// The longest prefix that holds all of `net`.
+    pub fn covering(&self, net: &IpNet) -> Option<(IpNet, &Arc<Path>)> {
+        match net {
+            IpNet::V4(net) => {
+                let (prefix, path) = self.v4.get_lpm(net)?;
+                Some((prefix.into(), path))
+            }
+            IpNet::V6(net) => {
+                let (prefix, path) = self.v6.get_lpm(net)?;
+                Some((prefix.into(), path))
+            }
+        }
+    }
+
+    /// Every prefix, IPv4 first, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &Arc<Path>)> {
+        let v4 = self.v4.iter().map(|(prefix, path)| (prefix.into(), path));
+        let v6 = self.v6.iter().map(|(prefix, path)| (prefix.into(), path));
+        v4.chain(v6)
+    }
+
+    /// Number of IPv4 and of IPv6 prefixes.
+    pub fn lengths(&self) -> (usize, usize) {
+        (self.v4.len(), self.v6.len())
+    }
+
+    /// Number of prefixes.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
@@ -72,95 +88,71 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(crate) fn route(prefix: &str, interconnect: &str) -> Route {
-        Route {
-            prefix: prefix.parse().expect("a prefix"),
-            origin_asn: 64500,
-            isp: "isp-x".into(),
-            interconnect: interconnect.into(),
-            peer_asn: None,
-            next_hop: None,
-        }
-    }
-
-    fn locate(table: &PrefixTable, client: &str) -> Option<(String, String)> {
-        let location = table.locate(client.parse().expect("an address"))?;
-        Some((
-            location.unit.to_string(),
-            location.route.interconnect.to_string(),
-        ))
+    fn net(text: &str) -> IpNet {
+        text.parse().expect("a prefix")
     }
 
     #[test]
-    fn the_longest_prefix_wins_and_units_never_exceed_it() {
-        let mut table = PrefixTable::default();
-        for (prefix, interconnect) in [
-            ("10.0.0.0/8", "wide"),
-            ("10.1.2.0/24", "exact"),
-            ("10.1.3.64/26", "narrow"),
-            ("2001:db8::/32", "six"),
-            ("2001:db8:1:8000::/49", "six-narrow"),
-        ] {
-            table.insert(route(prefix, interconnect)).expect("new");
-        }
-        let at = |client| locate(&table, client);
-        let is = |unit: &str, name: &str| Some((unit.to_owned(), name.to_owned()));
-        assert_eq!(at("10.9.9.9"), is("10.9.9.0/24", "wide"));
-        assert_eq!(at("10.1.2.3"), is("10.1.2.0/24", "exact"));
-        assert_eq!(at("10.1.3.65"), is("10.1.3.64/26", "narrow"));
-        assert_eq!(at("10.1.3.1"), is("10.1.3.0/24", "wide"));
-        assert_eq!(at("2001:db8:7::1"), is("2001:db8:7::/48", "six"));
-        assert_eq!(
-            at("2001:db8:1:8001::1"),
-            is("2001:db8:1:8000::/49", "six-narrow")
-        );
-        assert_eq!(at("192.0.2.1"), None);
-        assert_eq!(table.len(), 5);
-    }
-
-    #[test]
-    fn the_same_prefix_twice_must_mean_the_same() {
-        let mut table = PrefixTable::default();
-        table.insert(route("10.0.0.0/24", "a")).expect("new");
-        table
-            .insert(route("10.0.0.0/24", "a"))
-            .expect("the same again");
-        let Err(Duplicate(earlier)) = table.insert(route("10.0.0.0/24", "b")) else {
-            panic!("two ways for one prefix were accepted");
+    fn what_was_inserted_is_found_replaced_and_removed() {
+        let mut table = SourceTable::default();
+        let through = |peer| {
+            Arc::new(Path {
+                peer_asn: Some(peer),
+                ..Path::default()
+            })
         };
-        assert_eq!(&*earlier.interconnect, "a");
+        assert_eq!(table.insert(net("10.0.0.0/8"), through(1)), None);
+        assert_eq!(table.insert(net("2001:db8::/32"), through(2)), None);
+        assert_eq!(
+            table.insert(net("10.0.0.0/8"), through(3)),
+            Some(through(1))
+        );
+        assert_eq!(table.lengths(), (1, 1));
+        let found = table.lookup("10.1.2.3".parse().expect("an address"));
+        assert_eq!(found, Some((net("10.0.0.0/8"), &through(3))));
+        assert_eq!(table.remove(&net("10.0.0.0/8")), Some(through(3)));
+        assert_eq!(table.lookup("10.1.2.3".parse().expect("an address")), None);
+        assert_eq!(table.iter().count(), 1);
     }
 
     proptest! {
         #[test]
         fn a_lookup_is_what_a_linear_search_finds(
-            nets in prop::collection::vec((any::<u32>(), 0u8..=32), 1..60),
-            client in any::<u32>(),
+            steps in prop::collection::vec((any::<u128>(), 0u8..=128, any::<bool>(), 0u32..5), 1..120),
+            clients in prop::collection::vec((any::<u128>(), any::<bool>()), 1..20),
         ) {
-            let mut table = PrefixTable::default();
-            let mut prefixes = Vec::new();
-            for (bits, length) in nets {
-                // Few leading bits, so that prefixes nest and lookups hit.
-                let net = Ipv4Net::new((bits & 0xf0ff_ffff).into(), length)
-                    .expect("at most 32")
-                    .trunc();
-                if table.insert(route(&net.to_string(), "x")).is_ok() {
-                    prefixes.push(net);
+            // Few leading bits, so that prefixes nest and lookups hit.
+            let address = |bits: u128, is_v4: bool| -> IpAddr {
+                if is_v4 {
+                    std::net::Ipv4Addr::from((bits as u32) & 0xe0ff_0fff).into()
+                } else {
+                    std::net::Ipv6Addr::from(bits & 0xe000_00ff_0000_000f_0000_0000_0000_00ff).into()
+                }
+            };
+            let mut table = SourceTable::default();
+            let mut model: Vec<(IpNet, u32)> = Vec::new();
+            for (bits, length, is_v4, peer) in steps {
+                let length = if is_v4 { length % 33 } else { length };
+                let prefix = IpNet::new(address(bits, is_v4), length).expect("in range").trunc();
+                model.retain(|(known, _)| *known != prefix);
+                // One in five removes.
+                if peer == 0 {
+                    table.remove(&prefix);
+                } else {
+                    model.push((prefix, peer));
+                    let path = Path { peer_asn: Some(peer), ..Path::default() };
+                    table.insert(prefix, Arc::new(path));
                 }
             }
-            let client = std::net::Ipv4Addr::from(client & 0xf0ff_ffff);
-            let expected = prefixes
-                .iter()
-                .filter(|net| net.contains(&client))
-                .max_by_key(|net| net.prefix_len());
-            let found = table.locate(client.into());
-            prop_assert_eq!(
-                found.as_ref().map(|location| location.route.prefix),
-                expected.map(|net| IpNet::V4(*net))
-            );
-            if let Some(location) = found {
-                prop_assert!(location.unit.contains(&IpAddr::V4(client)));
-                prop_assert!(location.unit.prefix_len() >= location.route.prefix.prefix_len());
+            prop_assert_eq!(table.len(), model.len());
+            for (bits, is_v4) in clients {
+                let client = address(bits, is_v4);
+                let expected = model
+                    .iter()
+                    .filter(|(prefix, _)| prefix.contains(&client))
+                    .max_by_key(|(prefix, _)| prefix.prefix_len());
+                let found = table.lookup(client).map(|(prefix, path)| (prefix, path.peer_asn));
+                prop_assert_eq!(found, expected.map(|(prefix, peer)| (*prefix, Some(*peer))));
             }
         }
     }

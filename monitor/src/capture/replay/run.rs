@@ -22,7 +22,7 @@ use crate::{
         jsonl::{JsonLines, WriteError},
     },
     flow::CloseReason,
-    path::PrefixTable,
+    path::Routes,
 };
 
 /// Name of the host in the records: a capture does not say where it was made.
@@ -83,7 +83,7 @@ struct Replay {
 
 impl Replay {
     fn new(config: Config, attribution: Attribution, log: JsonLines) -> Result<Self> {
-        let routes = Arc::new(ArcSwap::from_pointee(PrefixTable::load(&config.path)?));
+        let routes = Arc::new(ArcSwap::from_pointee(Routes::load(&config.path)?));
         let mut flags = 0;
         if !config.watch.ports.is_empty() {
             flags |= settings_flags::PORTS;

@@ -10,7 +10,7 @@ use crate::capture::Snapshot;
 use crate::config::{Baseline, Config, Thresholds, Window};
 use crate::engine::{Missed, Pipeline};
 use crate::export::Record;
-use crate::path::PrefixTable;
+use crate::path::Routes;
 use crate::verdict::LocalCounters;
 
 /// Windows before the baseline is known.
@@ -270,15 +270,15 @@ impl Site {
         Self::with_routes(
             seed,
             scale,
-            PrefixTable::from_csv(&csv, Path::new("test")).expect("right"),
+            Routes::from_csv(&csv, Path::new("test")).expect("right"),
         )
     }
 
     pub fn without_routes(seed: u64) -> Self {
-        Self::with_routes(seed, HD, PrefixTable::default())
+        Self::with_routes(seed, HD, Routes::default())
     }
 
-    fn with_routes(seed: u64, scale: Scale, routes: PrefixTable) -> Self {
+    fn with_routes(seed: u64, scale: Scale, routes: Routes) -> Self {
         let routes = Arc::new(ArcSwap::from_pointee(routes));
         Self {
             homes: (0..32).map(|index| Home::new(index, scale)).collect(),
