@@ -23,13 +23,21 @@
 //! Tables are immutable for their readers: a new [`Routes`] is swapped in, so that readers never
 //! wait. Everything here is pure: no clock, socket or task.
 
+mod attributes;
+pub mod bmp;
 mod csv_file;
+mod cursor;
 mod intern;
+pub mod mrt;
 mod names;
+mod nlri;
+mod publish;
+pub mod rib;
 mod route;
 mod rules;
 mod table;
 mod toml_file;
+mod update;
 mod view;
 
 use std::net::IpAddr;
@@ -39,9 +47,12 @@ use ipnet::IpNet;
 pub use csv_file::{Elsewhere, FileError};
 pub use intern::Paths;
 pub use names::IspNames;
-pub use route::{Community, Connectivity, Location, Path, Route, Source, SourceSet};
+pub use nlri::{Family, Nlri};
+pub use publish::{Changed, Publisher};
+pub use route::{Community, Connectivity, Location, Path, Preference, Route, Source, SourceSet};
 pub use rules::{Attributes, Interconnect, Rules};
 pub use table::SourceTable;
+pub use update::{Announced, Told, Update, UpdateError};
 pub use view::{KernelRoutes, KernelWay, Routes};
 
 /// Length of the unit in which IPv4 clients are counted: the longest prefix that is announced

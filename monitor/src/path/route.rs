@@ -87,6 +87,22 @@ impl<'de> Deserialize<'de> for Community {
     }
 }
 
+/// What BGP's decision process compares (RFC 4271, 9.1.2.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Preference {
+    /// Higher is better; absent on eBGP sessions.
+    pub local_pref: Option<u32>,
+    /// Hops of the AS path, prepending included.
+    pub as_path_hops: u16,
+    /// 0 IGP, 1 EGP, 2 incomplete.
+    pub origin: u8,
+    pub med: Option<u32>,
+}
+
+impl Preference {
+    pub const INCOMPLETE: u8 = 2;
+}
+
 /// What *one* source says about a prefix. Routes with the same attributes share one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Path {
@@ -109,6 +125,37 @@ pub struct Path {
     pub isp: Option<Arc<str>>,
     /// A file's own word for the interconnect.
     pub interconnect: Option<Arc<str>>,
+    /// How it compares with other ways to the same prefix.
+    pub preference: Preference,
+}
+
+impl Path {
+    /// Whether both say the same about who and which way; how they were preferred may differ.
+    pub fn same_way(&self, other: &Self) -> bool {
+        let Self {
+            origin_asn,
+            as_path_middle,
+            peer_asn,
+            peer_address,
+            next_hop,
+            router,
+            communities,
+            interface,
+            isp,
+            interconnect,
+            preference: _,
+        } = self;
+        *origin_asn == other.origin_asn
+            && *as_path_middle == other.as_path_middle
+            && *peer_asn == other.peer_asn
+            && *peer_address == other.peer_address
+            && *next_hop == other.next_hop
+            && *router == other.router
+            && *communities == other.communities
+            && *interface == other.interface
+            && *isp == other.isp
+            && *interconnect == other.interconnect
+    }
 }
 
 /// What kind of link an interconnect is.
