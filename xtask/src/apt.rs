@@ -264,7 +264,8 @@ fn unpack_all(archives: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The mirror named by [`MIRROR_VARIABLE`], else the one this machine gets its own Debian from.
+/// The mirror named by [`MIRROR_VARIABLE`], else the one this machine gets its own Debian from,
+/// else (Ubuntu) the one in the package of the machine's own archive that knows Debian's.
 fn debian_mirror(cache: &Cache) -> Result<String> {
     if let Some(mirror) = env::var_os(MIRROR_VARIABLE).filter(|mirror| !mirror.is_empty()) {
         return Ok(mirror.to_string_lossy().trim_end_matches('/').to_owned());
@@ -280,17 +281,48 @@ fn debian_mirror(cache: &Cache) -> Result<String> {
         "$(ORIGIN) $(LABEL) $(REPO_URI)",
         "Created-By: Packages",
     ]))?;
-    targets
+    if let Some(uri) = targets
         .lines()
         .find_map(|line| line.strip_prefix("Debian Debian "))
-        .map(|uri| uri.trim_end_matches('/').to_owned())
-        .with_context(|| {
-            format!(
-                "this machine's apt sources name no Debian mirror, and Debian's builds of the \
-                 kernels are needed: set {MIRROR_VARIABLE} to the address of one \
-                 (http://HOST/debian)"
-            )
-        })
+    {
+        return Ok(uri.trim_end_matches('/').to_owned());
+    }
+    mirror_of_template(&template(cache)?).with_context(|| {
+        format!(
+            "this machine's apt knows no Debian mirror, and Debian's builds of the kernels are \
+             needed: set {MIRROR_VARIABLE} to the address of one (http://HOST/debian)"
+        )
+    })
+}
+
+/// What python-apt, and so every Ubuntu, knows about Debian's archive.
+fn template(cache: &Cache) -> Result<String> {
+    const FILE: &str = "usr/share/python-apt/templates/Debian.info";
+    let installed = Path::new("/").join(FILE);
+    let folder = cache.path("apt/debian-template");
+    let path = if installed.is_file() {
+        installed
+    } else {
+        Apt::open(cache, &Sources::Machine)?
+            .unpack_alone("python-apt-common", &folder)
+            .with_context(|| format!("no Debian mirror is known; {MIRROR_VARIABLE} names one"))?;
+        folder.join(FILE)
+    };
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The archive of Debian's releases in a template of python-apt.
+fn mirror_of_template(text: &str) -> Option<String> {
+    let uri = text
+        .lines()
+        .find_map(|line| line.strip_prefix("BaseURI:"))?
+        .trim()
+        .trim_end_matches('/');
+    // A minimal system cannot check certificates; apt checks signatures either way.
+    Some(match uri.strip_prefix("https://") {
+        Some(rest) => format!("http://{rest}"),
+        None => uri.to_owned(),
+    })
 }
 
 /// Debian's keys: the machine's, else (Ubuntu) those in the package of the machine's own archive.
@@ -307,4 +339,19 @@ fn debian_keyring(cache: &Cache) -> Result<PathBuf> {
             .context("Debian's signatures cannot be checked without its keys")?;
     }
     Ok(keyring)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_suite_of_a_template_tells_the_mirror() {
+        let template = "X-Exclude-Suites: buzz\n\nSuite: {series}\nRepositoryType: deb\n\
+            BaseURI: https://archive.example/debian/\nMirrorsFile: Debian.mirrors\n\n\
+            Suite: {series}-security\nBaseURI: https://security.example/\n";
+        let mirror = mirror_of_template(template);
+        assert_eq!(mirror.as_deref(), Some("http://archive.example/debian"));
+        assert_eq!(mirror_of_template("Suite: x\n"), None);
+    }
 }
