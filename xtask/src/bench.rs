@@ -9,7 +9,7 @@ use crate::{
     kernel::Kernel,
     requirements::Requirement,
     setup,
-    vm::{self, VmSpec, command::exit_code},
+    vm::{self, Init, VmSpec, command::exit_code},
 };
 
 /// The program that measures, an example of package `lastmile`.
@@ -51,6 +51,7 @@ pub fn run(kernel: Option<Kernel>, arguments: &[String]) -> Result<ExitCode> {
     command.extend_from_slice(arguments);
     let spec = VmSpec {
         kernel,
+        init: Init::Script,
         kernel_arguments: Vec::new(),
         command,
         environment: Vec::new(),

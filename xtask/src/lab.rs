@@ -17,7 +17,7 @@ use crate::{
     kernel::Kernel,
     process::output_of,
     setup,
-    vm::{self, VmSpec},
+    vm::{self, Init, VmSpec},
 };
 
 /// A scenario ends by itself; this ends a machine that hangs. On top of the scenario's own time it
@@ -166,6 +166,7 @@ pub fn play(
     let folder = cargo::workspace().join("target/lab-programs");
     let spec = VmSpec {
         kernel,
+        init: Init::Script,
         kernel_arguments: Vec::new(),
         command: ["lab", "guest", SCENARIO].map(str::to_owned).into(),
         environment,

@@ -40,7 +40,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   LASTMILE_CACHE          folder for all downloads [~/.cache/lastmile]
   LASTMILE_DEBIAN_MIRROR  address of a Debian mirror (http://HOST/debian), for what this machine's
-                          own package sources do not have; needed on Ubuntu
+                          own package sources do not have [the one they or python-apt name]
   LASTMILE_ACCEL          kvm or tcg: how virtual machines run [what works]
   LASTMILE_CAPTURES       folder of packet captures, for the tests that replay real ones";
 
@@ -83,6 +83,9 @@ enum Task {
         /// A file of this machine to put there (repeatable)
         #[arg(long = "file", value_name = "PATH:GUEST_PATH")]
         files: Vec<String>,
+        /// Boot systemd, and run the command as a service of it
+        #[arg(long)]
+        systemd: bool,
         /// Added to the kernel's command line, such as lockdown=confidentiality (repeatable)
         #[arg(long = "kernel-argument", value_name = "WORD")]
         kernel_arguments: Vec<String>,
@@ -123,6 +126,7 @@ fn run(task: Task) -> Result<ExitCode> {
             binaries,
             files,
             kernel_arguments,
+            systemd,
             timeout_s,
             out,
             command,
@@ -131,6 +135,11 @@ fn run(task: Task) -> Result<ExitCode> {
             binaries,
             files,
             kernel_arguments,
+            init: if systemd {
+                vm::Init::Systemd
+            } else {
+                vm::Init::Script
+            },
             timeout_s,
             out,
             command,

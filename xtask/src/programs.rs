@@ -28,7 +28,7 @@ pub struct Program {
     pub package: &'static str,
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 11] = [
     Program {
         name: "qemu-system-x86_64",
         package: "qemu-system-x86",
@@ -57,6 +57,22 @@ const PROGRAMS: [Program; 7] = [
         name: "nginx",
         package: "nginx",
     },
+    Program {
+        name: "kill",
+        package: "procps",
+    },
+    Program {
+        name: "systemctl",
+        package: "systemd",
+    },
+    Program {
+        name: "journalctl",
+        package: "systemd",
+    },
+    Program {
+        name: "systemd-analyze",
+        package: "systemd",
+    },
 ];
 
 /// A program that was found.
@@ -77,6 +93,14 @@ impl FoundProgram {
         command
     }
 
+    /// Another program of the same packages.
+    pub fn beside(&self, path: PathBuf) -> Self {
+        Self {
+            path,
+            root: self.root.clone(),
+        }
+    }
+
     pub fn library_path(&self) -> Option<OsString> {
         let root = self.root.as_ref()?;
         env::join_paths(library_folders(root)).ok()
@@ -85,11 +109,16 @@ impl FoundProgram {
 
 /// Where unpacked packages have their shared libraries, with the top-level links merged or not.
 pub fn library_folders(root: &Path) -> Vec<PathBuf> {
-    ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
-        .into_iter()
-        .map(|below| root.join(below))
-        .filter(|folder| folder.is_dir())
-        .collect()
+    [
+        "usr/lib/x86_64-linux-gnu",
+        "lib/x86_64-linux-gnu",
+        // Where systemd's programs look by themselves when they are installed.
+        "usr/lib/x86_64-linux-gnu/systemd",
+    ]
+    .into_iter()
+    .map(|below| root.join(below))
+    .filter(|folder| folder.is_dir())
+    .collect()
 }
 
 /// Finds a program among the unpacked packages, else on this machine.
@@ -139,7 +168,7 @@ fn wrappers(root: &Path) -> Result<()> {
                 "#!/bin/sh\n\
                  root=$(dirname \"$(readlink -f \"$0\")\")/..\n\
                  libraries=$root/usr/lib/x86_64-linux-gnu\n\
-                 export LD_LIBRARY_PATH=\"$libraries:$root/lib/x86_64-linux-gnu\"\n\
+                 export LD_LIBRARY_PATH=\"$libraries:$root/lib/x86_64-linux-gnu:$libraries/systemd\"\n\
                  TC_LIB_DIR=\"$libraries/tc\" exec \"$root/{}\" \"$@\"\n",
                 path.strip_prefix(root).unwrap_or(&path).display()
             );

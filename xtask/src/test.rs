@@ -15,7 +15,7 @@ use crate::{
     kernel::Kernel,
     lab::{self, Programs, Scenario},
     programs, setup,
-    vm::{self, VmSpec},
+    vm::{self, Init, VmSpec},
 };
 
 /// How long one test executable may take in a machine.
@@ -24,6 +24,8 @@ const EXECUTABLE_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// The test executable that must also pass where nobody may read the kernel's memory, which is
 /// where other tools fail.
 const TEST_UNDER_LOCKDOWN: &str = "load";
+/// The test executable that is about a service of systemd.
+const TEST_UNDER_SYSTEMD: &str = "service";
 const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
@@ -242,6 +244,15 @@ fn test_in_machine(
     }
 }
 
+/// What a test expects as the first process.
+fn init(test: &Executable) -> Init {
+    if test.name == TEST_UNDER_SYSTEMD {
+        Init::Systemd
+    } else {
+        Init::Script
+    }
+}
+
 fn guest_spec(
     kernel: Kernel,
     kernel_arguments: &[&str],
@@ -261,6 +272,7 @@ fn guest_spec(
         .collect::<Result<_>>()?;
     Ok(VmSpec {
         kernel,
+        init: init(test),
         kernel_arguments: kernel_arguments
             .iter()
             .chain([&ONE_CPU])

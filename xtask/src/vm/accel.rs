@@ -7,7 +7,7 @@ use std::{env, fs, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use super::VmSpec;
+use super::{Init, VmSpec};
 use crate::{cache::Cache, kernel::Kernel, process::output_of};
 
 /// The variable that overrides the probe: `kvm` or `tcg`.
@@ -84,6 +84,7 @@ pub fn choose(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
 fn probe(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
     let spec = VmSpec {
         kernel,
+        init: Init::Script,
         kernel_arguments: Vec::new(),
         command: vec!["busybox".to_owned(), "true".to_owned()],
         environment: Vec::new(),

@@ -4,11 +4,12 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::VmSpec;
+use super::{Init, VmSpec};
 use crate::{kernel::Kernel, requirements::Requirement, setup};
 
 pub struct Request {
     pub kernel: Kernel,
+    pub init: Init,
     pub binaries: Vec<PathBuf>,
     /// `PATH:GUEST_PATH`
     pub files: Vec<String>,
@@ -35,6 +36,7 @@ pub fn run(request: Request) -> Result<ExitCode> {
         .collect::<Result<_>>()?;
     let spec = VmSpec {
         kernel: request.kernel,
+        init: request.init,
         kernel_arguments: request.kernel_arguments,
         command: request.command,
         environment: Vec::new(),

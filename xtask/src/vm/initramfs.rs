@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{VmSpec, archive::Archive, modules};
+use super::{Init, VmSpec, archive::Archive, modules, systemd};
 use crate::{
     cache::Cache,
     kernel::KernelFiles,
@@ -19,15 +19,17 @@ use crate::{
 };
 
 const INIT: &str = include_str!("init");
+const RUN_COMMAND: &str = include_str!("run-command");
 
 /// Folders that exist before anything is put into them.
-const FOLDERS: [&str; 17] = [
+const FOLDERS: [&str; 18] = [
     "/bin",
     "/dev",
     "/etc",
     "/lib",
     "/lib/x86_64-linux-gnu",
     "/lib64",
+    "/mnt",
     "/modules",
     "/out",
     "/proc",
@@ -79,6 +81,9 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
             root: None,
         })?;
     }
+    if spec.init == Init::Systemd {
+        systemd::add(&mut contents, cache)?;
+    }
     contents.delay_distributions(&programs::find(cache, "tc")?);
     for module in modules::load(&kernel.modules, &busybox)? {
         let line = format!("{} {}\n", module.name, module.parameters);
@@ -103,8 +108,9 @@ fn guest_path(path: &Path) -> Result<String> {
     Ok(format!("/{}", text.trim_start_matches('/')))
 }
 
+/// What a machine will hold.
 #[derive(Default)]
-struct Contents {
+pub(super) struct Contents {
     /// Guest path to the file here.
     files: BTreeMap<String, PathBuf>,
     bytes: BTreeMap<String, Vec<u8>>,
@@ -114,20 +120,32 @@ struct Contents {
 }
 
 impl Contents {
-    fn text(&mut self, path: &str, text: &str) {
+    pub(super) fn text(&mut self, path: &str, text: &str) {
         self.bytes.insert(path.to_owned(), text.as_bytes().to_vec());
     }
 
+    pub(super) fn file(&mut self, path: &str, from: &Path) {
+        self.files.insert(path.to_owned(), from.to_owned());
+    }
+
+    pub(super) fn link(&mut self, path: &str, target: &str) {
+        self.links.insert(path.to_owned(), target.to_owned());
+    }
+
     /// Puts a program into /bin, in place of an applet of that name, and its libraries beside it.
-    fn program(&mut self, program: &FoundProgram) -> Result<()> {
+    pub(super) fn program(&mut self, program: &FoundProgram) -> Result<()> {
         let name = program
             .path
             .file_name()
             .and_then(OsStr::to_str)
             .with_context(|| format!("{} has no name", program.path.display()))?;
-        let path = format!("/bin/{name}");
-        self.links.remove(&path);
-        self.files.insert(path, program.path.clone());
+        self.program_at(program, &format!("/bin/{name}"))
+    }
+
+    /// Puts a program where `path` says, and its libraries where the loader looks.
+    pub(super) fn program_at(&mut self, program: &FoundProgram, path: &str) -> Result<()> {
+        self.links.remove(path);
+        self.files.insert(path.to_owned(), program.path.clone());
         for library in libraries(program)? {
             let name = library
                 .file_name()
@@ -164,7 +182,8 @@ impl Contents {
         let file = File::create(to).with_context(failed)?;
         let mut archive = Archive::new(BufWriter::new(file));
         let mut folders: BTreeSet<String> = FOLDERS.map(str::to_owned).into();
-        for path in self.files.keys().chain(self.bytes.keys()) {
+        let paths = self.files.keys().chain(self.bytes.keys());
+        for path in paths.chain(self.links.keys()) {
             folders.extend(parents(path));
         }
         for folder in &folders {
@@ -191,6 +210,9 @@ impl Contents {
             .with_context(failed)?;
         archive
             .file("/command", 0o755, script(spec).as_bytes())
+            .with_context(failed)?;
+        archive
+            .file("/run-command", 0o755, RUN_COMMAND.as_bytes())
             .with_context(failed)?;
         archive
             .file("/init", 0o755, INIT.as_bytes())

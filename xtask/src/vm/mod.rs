@@ -10,6 +10,7 @@ pub mod command;
 mod initramfs;
 mod modules;
 mod qemu;
+mod systemd;
 
 use std::{
     fs::{self, File},
@@ -22,9 +23,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cache::Cache, kernel::Kernel, process::output_of};
 
+/// The first process of a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Init {
+    /// A script that prepares the machine and runs the command.
+    #[default]
+    Script,
+    /// systemd: the command runs as a service of it, on a file system that is not the kernel's
+    /// first one, so that services can have views of their own.
+    Systemd,
+}
+
 /// What to boot, what to put into it and what to run.
 pub struct VmSpec {
     pub kernel: Kernel,
+    pub init: Init,
     /// Words added to the kernel's command line.
     pub kernel_arguments: Vec<String>,
     /// The program, found in /bin, and its arguments.

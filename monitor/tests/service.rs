@@ -1,0 +1,274 @@
+//! The unit of `packaging/` under a real systemd: its user, its capabilities and its sandbox are
+//! enough, and systemd's ways of starting, watching, reloading and stopping a service work.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+};
+
+use lastmile::export::schema::validate_line;
+use serde_json::Value;
+use support::net::{Internet, PORT};
+
+const UNIT: &str = include_str!("../../packaging/lastmile.service");
+const UNIT_FILE: &str = "/etc/systemd/system/lastmile.service";
+const CONFIG: &str = "/etc/lastmile/lastmile.toml";
+const DOWNLOAD: usize = 1_000_000;
+
+/// Whether systemd is the first process here; says so when not.
+fn systemd_or_skip() -> bool {
+    if !support::root_or_skip("a service of the system") {
+        return false;
+    }
+    let first = fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    // A developer's own machine may run systemd: its services are none of our business.
+    if first.trim() == "systemd" && Path::new("/run-command").exists() {
+        return true;
+    }
+    println!("SKIPPED: this needs a virtual machine with systemd as its first process");
+    false
+}
+
+fn systemctl(arguments: &[&str]) -> Output {
+    Command::new("systemctl")
+        .args(arguments)
+        .output()
+        .expect("systemctl runs")
+}
+
+#[track_caller]
+fn succeed(arguments: &[&str]) {
+    let output = systemctl(arguments);
+    assert!(
+        output.status.success(),
+        "systemctl {}: {}\n{}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr),
+        journal(&["-u", "lastmile", "-n", "50", "--no-pager"])
+    );
+}
+
+/// A property of the service.
+fn property(name: &str) -> String {
+    let output = systemctl(&["show", "--value", "-p", name, "lastmile"]);
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn journal(arguments: &[&str]) -> String {
+    let output = Command::new("journalctl")
+        .args(arguments)
+        .output()
+        .expect("journalctl runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The service's messages and systemd's about it, as they come.
+struct Messages {
+    journal: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Messages {
+    fn follow() -> Self {
+        let mut journal = Command::new("journalctl")
+            .args(["--follow", "--no-tail", "--output=cat", "--boot"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("journalctl runs");
+        let lines = BufReader::new(journal.stdout.take().expect("its output is a pipe"));
+        Self { journal, lines }
+    }
+
+    /// Reads on until a line holds `wanted`.
+    fn await_line(&mut self, wanted: &str) {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = self.lines.read_until(b'\n', &mut line);
+            assert!(read.expect("the journal is read") > 0, "no {wanted:?}");
+            if String::from_utf8_lossy(&line).contains(wanted) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        let _ = self.journal.kill();
+        let _ = self.journal.wait();
+    }
+}
+
+/// The service, installed as the README says, in the network of one of the hosts.
+struct Service {
+    internet: Internet,
+    messages: Messages,
+}
+
+impl Service {
+    fn install(extra: &str) -> Self {
+        let internet = Internet::new(None, None);
+        for folder in ["/usr/bin", "/etc/lastmile"] {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        fs::copy(env!("CARGO_BIN_EXE_lastmile"), "/usr/bin/lastmile").expect("installed");
+        fs::set_permissions("/usr/bin/lastmile", fs::Permissions::from_mode(0o755))
+            .expect("may be run");
+        add_line("/etc/passwd", "lastmile:x:900:900::/:/bin/false");
+        add_line("/etc/group", "lastmile:x:900:");
+        configure("stdout");
+        fs::write(UNIT_FILE, UNIT).expect("the unit is written");
+        let drop_in = "/etc/systemd/system/lastmile.service.d";
+        fs::create_dir_all(drop_in).expect("a folder");
+        fs::write(
+            format!("{drop_in}/test.conf"),
+            format!(
+                "[Service]\nNetworkNamespacePath=/run/netns/{}\n{extra}",
+                internet.server
+            ),
+        )
+        .expect("the drop-in is written");
+        succeed(&["daemon-reload"]);
+        Self {
+            internet,
+            messages: Messages::follow(),
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        systemctl(&["stop", "lastmile"]);
+        systemctl(&["reset-failed", "lastmile"]);
+    }
+}
+
+fn add_line(file: &str, line: &str) {
+    let text = fs::read_to_string(file).expect("the file is there");
+    if !text.lines().any(|there| there == line) {
+        fs::write(file, format!("{text}{line}\n")).expect("the file is written");
+    }
+}
+
+fn configure(destination: &str) {
+    let text = format!(
+        "[watch]\ninterfaces = [\"eth0\"]\nports = [{PORT}]\n[window]\nlength_s = 3600\n\
+         [log]\ndestination = \"{destination}\"\n"
+    );
+    fs::write(CONFIG, text).expect("the configuration is written");
+}
+
+/// The records among the service's lines in the journal, each held to the schema.
+fn records() -> Vec<Value> {
+    succeed_sync();
+    journal(&["-u", "lastmile", "--output=cat", "--no-pager", "--all"])
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| {
+            validate_line(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            serde_json::from_str(line).expect("valid lines are JSON")
+        })
+        .collect()
+}
+
+/// Waits until journald has written what it was given.
+fn succeed_sync() {
+    let done = Command::new("journalctl").arg("--sync").status();
+    assert!(done.expect("journalctl runs").success(), "journald writes");
+}
+
+#[test]
+fn it_starts_measures_reloads_and_stops_as_its_own_user() {
+    if !systemd_or_skip() {
+        return;
+    }
+    let mut service = Service::install("");
+    succeed(&["start", "lastmile"]);
+    assert_eq!(property("ActiveState"), "active", "ready was said");
+    let status = fs::read_to_string(format!("/proc/{}/status", property("MainPID")))
+        .expect("the process is there");
+    assert!(status.contains("\nUid:\t900\t900\t900\t900\n"), "{status}");
+    // CAP_NET_ADMIN 12, CAP_PERFMON 38, CAP_BPF 39: these and no others.
+    assert!(status.contains("\nCapEff:\t000000c000001000\n"), "{status}");
+
+    let socket = service.internet.download(DOWNLOAD);
+    configure("stdout");
+    succeed(&["reload", "lastmile"]);
+    service.messages.await_line("reloaded");
+    succeed(&["stop", "lastmile"]);
+    assert_eq!(property("Result"), "success");
+    service
+        .internet
+        .assert_no_programs(&service.internet.server);
+
+    let records = records();
+    let flow = records
+        .iter()
+        .rfind(|record| record["type"] == "flow" && record["event"] == "update")
+        .expect("the flow is in the journal, written at the end");
+    assert_eq!(flow["to_client"]["segments"], socket.data_segs_out);
+}
+
+#[test]
+fn one_that_hangs_is_killed_and_started_again() {
+    if !systemd_or_skip() {
+        return;
+    }
+    let mut service = Service::install("WatchdogSec=5\nRestartSec=100ms\n");
+    succeed(&["start", "lastmile"]);
+    let first = property("MainPID");
+    let pid: libc::pid_t = first.parse().expect("a process number");
+    // SAFETY: the process that systemd says is the service this test started.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    service.messages.await_line("Watchdog timeout");
+    service.messages.await_line("Scheduled restart job");
+    service.messages.await_line("Started");
+    assert_eq!(property("ActiveState"), "active");
+    assert_ne!(property("MainPID"), first);
+
+    service.internet.download(DOWNLOAD);
+    succeed(&["stop", "lastmile"]);
+    let known = records();
+    assert!(
+        known.iter().any(|record| record["type"] == "flow"),
+        "the second one measures"
+    );
+}
+
+#[test]
+fn a_wrong_configuration_fails_once_and_is_not_tried_again() {
+    if !systemd_or_skip() {
+        return;
+    }
+    let mut service = Service::install("RestartSec=100ms\n");
+    fs::write(CONFIG, "[watch]\nprots = [80]\n").expect("the configuration is written");
+    assert!(!systemctl(&["start", "lastmile"]).status.success());
+    service.messages.await_line("lastmile.toml:2");
+    assert_eq!(property("ActiveState"), "failed");
+    assert_eq!(property("ExecMainStatus"), "2");
+    assert_eq!(property("NRestarts"), "0");
+}
+
+#[test]
+fn its_sandbox_is_as_tight_as_the_documentation_says() {
+    if !systemd_or_skip() {
+        return;
+    }
+    fs::write(UNIT_FILE, UNIT).expect("the unit is written");
+    // Tenths: 2.0 on systemd's scale of exposure, 0 the best.
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--no-pager", "--offline=true", "--threshold=20"])
+        .arg(UNIT_FILE)
+        .output()
+        .expect("systemd-analyze runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let last = said.lines().last().unwrap_or_default();
+    println!("{last}");
+    assert!(output.status.success(), "{said}");
+}
