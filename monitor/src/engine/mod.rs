@@ -15,6 +15,7 @@ use crate::export::Record;
 use crate::export::record::FlowEvent;
 use crate::export::render::Context;
 use crate::flow::baseline::{Baseline, Figures, Usual};
+use crate::flow::own::Lesson;
 use crate::flow::{CloseReason, Flow, FlowTable};
 use crate::path::Routes;
 use crate::verdict::degraded::{Comparison, Raw, benjamini_hochberg};
@@ -202,17 +203,20 @@ impl Pipeline {
         };
 
         let mut compared = Vec::new();
-        let mut figures: BTreeMap<&CellKey, Vec<Figures>> = BTreeMap::new();
+        let mut lessons: BTreeMap<&CellKey, Vec<Lesson>> = BTreeMap::new();
         for (key, cell) in &cells.cells {
             let usual = self.usual(key);
+            let own = self.baselines.get(key).map(|memory| memory.baseline.own());
+            let lessons = lessons.entry(key).or_default();
             for (address, client) in &cell.clients {
-                let these = Figures::of(client, at.min_rtt_samples, at.min_segments);
-                figures.entry(key).or_default().push(these);
-                let Some(usual) = &usual else {
+                let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
+                lessons.push(Lesson::unjudged(*address, figures));
+                let (Some(usual), Some(own)) = (&usual, own) else {
                     judgement.window.without_baseline += 1;
                     continue;
                 };
-                let comparison = Comparison::new(&these, &client.to_client, usual, at);
+                let usual = own.usual(*address, usual);
+                let comparison = Comparison::new(&figures, &client.to_client, &usual, at);
                 if comparison.is_comparable() {
                     compared.push((key, *address, client, comparison));
                 } else {
@@ -241,6 +245,14 @@ impl Pipeline {
             if *raw != Raw::Good {
                 unfit.insert(key);
             }
+            let lesson = lessons
+                .get_mut(key)
+                .and_then(|lessons| lessons.iter_mut().find(|lesson| lesson.address == *address));
+            if let Some(lesson) = lesson {
+                lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
+                lesson.good = *raw == Raw::Good;
+                lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
+            }
             let to_client = &totals.to_client;
             let busy_share =
                 to_client.busy_us as f64 / (window.length_us() * totals.observations.max(1)) as f64;
@@ -260,14 +272,14 @@ impl Pipeline {
                     idle_share: (1.0 - busy_share).clamp(0.0, 1.0),
                 });
         }
-        for (key, figures) in figures {
+        for (key, lessons) in lessons {
             let memory = self.baselines.entry(key.clone()).or_default();
             // A window in which anything looked worse than usual teaches nothing.
             let learn = !unfit.contains(key);
             memory.window = window.number;
             memory
                 .baseline
-                .note(window.number, figures, learn, &settings.baseline);
+                .note(window.number, &lessons, learn, &settings.baseline);
         }
         self.forget(window.number);
         judgement.vote(at.min_chunks_per_prefix);

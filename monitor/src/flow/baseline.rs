@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::own::{Lesson, Own};
 use crate::cell::ClientTotals;
 use crate::config;
 
@@ -88,6 +89,12 @@ impl Moments {
         self.count = count;
     }
 
+    /// Counts what was added so far half.
+    pub fn halve(&mut self) {
+        self.count /= 2;
+        self.square_sum /= 2.0;
+    }
+
     /// The moments of the same values with the other sign.
     pub fn mirrored(&self) -> Self {
         Self {
@@ -150,6 +157,7 @@ pub struct Baseline {
     /// Windows with figures, from the first one on, bad ones included.
     windows_seen: u32,
     slots: VecDeque<Slot>,
+    own: Own,
 }
 
 /// Slots kept for each one that makes the baseline, so that there are others when the best ones
@@ -162,7 +170,7 @@ impl Baseline {
     pub fn note(
         &mut self,
         window: u64,
-        clients: impl IntoIterator<Item = Figures>,
+        clients: &[Lesson],
         learn: bool,
         settings: &config::Baseline,
     ) {
@@ -175,6 +183,8 @@ impl Baseline {
             self.windows_seen = 0;
         }
         self.windows_seen = self.windows_seen.saturating_add(1);
+        let span = u64::from(settings.span_slots) * u64::from(settings.slot_windows);
+        self.own.note(window, clients, span);
         if !learn {
             return;
         }
@@ -186,8 +196,8 @@ impl Baseline {
             });
         }
         if let Some(slot) = self.slots.back_mut() {
-            for figures in clients {
-                slot.usual.push(&figures);
+            for client in clients {
+                slot.usual.push(&client.figures);
             }
         }
     }
@@ -204,6 +214,11 @@ impl Baseline {
             usual.add(&slot.usual);
         }
         (usual.rtt_p10_us.count > 0).then_some(usual)
+    }
+
+    /// What is usual for the cell's clients, each by itself.
+    pub fn own(&self) -> &Own {
+        &self.own
     }
 
     fn drop_worst(&mut self, settings: &config::Baseline) {
@@ -245,11 +260,12 @@ mod tests {
         }
     }
 
-    fn rtt(rtt_ms: f64) -> Figures {
-        Figures {
+    fn rtt(rtt_ms: f64) -> Lesson {
+        let figures = Figures {
             rtt_p10_us: Some(rtt_ms * 1_000.0),
             ..Figures::default()
-        }
+        };
+        Lesson::unjudged([10, 0, 0, 1].into(), figures)
     }
 
     fn usual_ms(baseline: &Baseline) -> Option<f64> {
@@ -262,10 +278,10 @@ mod tests {
     fn nothing_is_usual_before_enough_windows_were_seen() {
         let mut baseline = Baseline::default();
         for window in 0..3 {
-            baseline.note(window, [rtt(20.0)], true, &settings());
+            baseline.note(window, &[rtt(20.0)], true, &settings());
             assert_eq!(usual_ms(&baseline), None);
         }
-        baseline.note(3, [rtt(20.0)], true, &settings());
+        baseline.note(3, &[rtt(20.0)], true, &settings());
         assert_eq!(usual_ms(&baseline), Some(20.0));
     }
 
@@ -273,16 +289,16 @@ mod tests {
     fn a_congestion_longer_than_the_memory_does_not_become_usual() {
         let mut baseline = Baseline::default();
         for window in 0..4 {
-            baseline.note(window, [rtt(20.0)], true, &settings());
+            baseline.note(window, &[rtt(20.0)], true, &settings());
         }
         // Not recognised as bad, and yet: the best slots count.
         for window in 4..16 {
-            baseline.note(window, [rtt(80.0)], true, &settings());
+            baseline.note(window, &[rtt(80.0)], true, &settings());
         }
         assert_eq!(usual_ms(&baseline), Some(20.0));
         // Recognised: not learned at all.
         for window in 16..20 {
-            baseline.note(window, [rtt(5.0)], false, &settings());
+            baseline.note(window, &[rtt(5.0)], false, &settings());
         }
         assert_eq!(usual_ms(&baseline), Some(20.0));
     }
@@ -291,10 +307,10 @@ mod tests {
     fn what_is_older_than_the_span_is_forgotten() {
         let mut baseline = Baseline::default();
         for window in 0..4 {
-            baseline.note(window, [rtt(20.0)], true, &settings());
+            baseline.note(window, &[rtt(20.0)], true, &settings());
         }
         for window in 40..44 {
-            baseline.note(window, [rtt(30.0)], true, &settings());
+            baseline.note(window, &[rtt(30.0)], true, &settings());
         }
         assert_eq!(usual_ms(&baseline), Some(30.0));
     }
@@ -303,7 +319,7 @@ mod tests {
     fn the_memory_is_bounded() {
         let mut baseline = Baseline::default();
         for window in 0..1_000 {
-            baseline.note(window, [rtt(20.0)], true, &settings());
+            baseline.note(window, &[rtt(20.0)], true, &settings());
             assert!(baseline.slots.len() <= 4);
         }
     }

@@ -2,10 +2,11 @@
 //!
 //! [`FlowTable`] keeps the last state of every flow, takes differences ([`totals`]), fixes the
 //! roles of the two ends ([`roles`]) and yields one [`Observation`] a flow a window.
-//! [`baseline`] remembers what is usual.
+//! [`baseline`] remembers what is usual for a cell, [`own`] for each client in it.
 
 pub mod baseline;
 pub mod histogram;
+pub mod own;
 pub mod roles;
 mod table;
 pub mod totals;
