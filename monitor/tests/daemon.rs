@@ -4,11 +4,12 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lastmile::export::schema::validate_line;
@@ -278,6 +279,48 @@ fn a_broken_configuration_is_exit_code_2_with_file_and_line() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains("lastmile.toml:4"), "file and line: {said}");
     }
+}
+
+#[test]
+fn prometheus_finds_the_counters_on_loopback() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("metrics");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let short = config(&log).replace("length_s = 3600", "length_s = 1");
+    let mut daemon = Daemon::start(&internet, &folder, &short);
+    let get = |path: &'static str| {
+        let answer = internet.on(&internet.server, move || {
+            let mut stream = TcpStream::connect("127.0.0.1:9718").expect("somebody listens");
+            write!(
+                stream,
+                "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )
+            .expect("the question is sent");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("it answers");
+            answer
+        });
+        lastmile_lab::netns::join(answer).expect("the namespace is there")
+    };
+    internet.download(DOWNLOAD);
+    let watched = |answer: &str| {
+        answer
+            .lines()
+            .filter_map(|line| line.strip_prefix("lastmile_packets_watched_total "))
+            .any(|count| count != "0")
+    };
+    // The counters are those of the last status record: once a window.
+    let begin = Instant::now();
+    while !watched(&get("/metrics")) {
+        assert!(begin.elapsed() < PATIENCE, "{}", get("/metrics"));
+    }
+    let health = get("/healthz");
+    assert!(health.starts_with("HTTP/1.1 200"), "{health}");
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod path;
 mod problem;
 mod ranges;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -75,6 +76,10 @@ pub const DEFAULT_HOST_DROP_SHARE: f64 = 0.001;
 /// Our own queue takes this long to drain: the threshold for a standing queue in the network.
 pub const DEFAULT_HOST_BACKLOG_MS: f64 = 5.0;
 
+/// The metrics endpoint, for this host alone. The port is in no registry of exporters.
+pub const DEFAULT_METRICS_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_718);
+
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -93,6 +98,8 @@ pub struct Config {
     pub verdict: Thresholds,
     /// The log of flows and verdicts.
     pub log: Log,
+    /// For Prometheus.
+    pub metrics: Metrics,
     /// For developers.
     pub debug: Debug,
 }
@@ -304,6 +311,49 @@ pub enum Level {
     Debug,
     /// Everything.
     Trace,
+}
+
+/// `[metrics]`: for Prometheus.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where `/metrics` and `/healthz` are answered.
+    pub listen: Listen,
+}
+
+/// An address to listen on, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self(Some(DEFAULT_METRICS_LISTEN))
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse().map(Some).map(Self).map_err(|_| {
+            format!(
+                "`{text}` is no address to listen on: write one with a port, such as \
+                 \"{DEFAULT_METRICS_LISTEN}\", or \"off\""
+            )
+        })
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen
+            .0
+            .map_or_else(|| "off".to_owned(), |address| address.to_string())
+    }
 }
 
 /// `[debug]`: for developers.

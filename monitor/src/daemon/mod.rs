@@ -2,6 +2,8 @@
 
 mod clock;
 mod devices;
+mod log;
+mod metrics;
 mod tally;
 
 use std::{
@@ -28,10 +30,7 @@ use crate::{
     capture::{Snapshot, live::Live},
     config::{Config, Level},
     engine::Pipeline,
-    export::{
-        Record,
-        jsonl::{JsonLines, WriteError},
-    },
+    export::{Record, jsonl::WriteError},
     flow::CloseReason,
     path::Routes,
 };
@@ -97,10 +96,10 @@ struct Daemon {
     devices: Devices,
     routes: Arc<ArcSwap<Routes>>,
     pipeline: Pipeline,
-    log: JsonLines,
-    log_failing: bool,
+    log: log::Log,
     look_failing: bool,
     tally: Tally,
+    metrics: metrics::Shown,
     epoch_offset_ns: u64,
 }
 
@@ -116,7 +115,7 @@ enum Event {
 impl Daemon {
     async fn start(config: Config, file: Option<PathBuf>) -> Result<Self> {
         let routes = Arc::new(ArcSwap::from_pointee(Routes::load(&config.path)?));
-        let log = JsonLines::open(&config.log.destination)?;
+        let log = log::Log::open(&config.log.destination)?;
         let now = Now::read();
         let mut live = Live::load(&(&config).into())?;
         live.watch(&config, now.offset_ns())?;
@@ -129,16 +128,22 @@ impl Daemon {
             );
         }
         let host = host_name()?;
+        let metrics = metrics::Shown::new(now.unix_us, config.window.length_s);
+        if let Some(listen) = config.metrics.listen.0
+            && let Err(error) = metrics::serve(listen, metrics.clone()).await
+        {
+            tracing::error!("{error:#}; there are no metrics");
+        }
         Ok(Self {
             pipeline: Pipeline::new(&config, routes.clone(), &host),
             tally: Tally::new(host, now.unix_us),
+            metrics,
             config,
             file,
             live,
             devices,
             routes,
             log,
-            log_failing: false,
             look_failing: false,
             epoch_offset_ns: now.offset_ns(),
         })
@@ -152,6 +157,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        let closed = self.log.closed();
         let mut end_us = self.next_window_end();
         notify(&[NotifyState::Ready]);
         tracing::info!(
@@ -169,6 +175,7 @@ impl Daemon {
                 () = sleep(until(end_us)) => Event::EndOfWindow,
                 _ = looks.tick() => Event::Look,
                 result = kernel_log.next() => { result?; continue }
+                () = closed.notified() => return Err(WriteError::Closed.into()),
                 _ = hangup.recv() => Event::Reload,
                 _ = terminate.recv() => Event::Stop("SIGTERM"),
                 _ = interrupt.recv() => Event::Stop("SIGINT"),
@@ -299,12 +306,10 @@ impl Daemon {
         let counters = self.live.counters()?;
         let missed = self.tally.end_of_window(&counters);
         records.extend(self.pipeline.end_of_window(end_us, Some(&local), &missed));
-        records.push(self.tally.status(
-            end_us,
-            self.pipeline.flows() as u64,
-            self.log.dropped_lines(),
-            self.log.failed_writes(),
-        ));
+        records.push(
+            self.tally
+                .status(end_us, self.pipeline.flows() as u64, self.log.losses()),
+        );
         self.follow_clock()?;
         self.write(&records)
     }
@@ -321,31 +326,15 @@ impl Daemon {
         Ok(())
     }
 
-    /// Writes records. Only a reader that has gone ends the daemon: a full disk is said, counted
-    /// and tried again.
+    /// Hands records to the log. Only a reader that has gone ends the daemon.
     fn write(&mut self, records: &[Record]) -> Result<()> {
-        match self.log.write(records) {
-            Ok(()) => {
-                if std::mem::take(&mut self.log_failing) {
-                    tracing::info!("the log is written again");
-                }
-                Ok(())
-            }
-            Err(closed @ WriteError::Closed) => Err(anyhow::Error::new(closed)),
-            Err(error @ WriteError::Refused { .. }) => {
-                if !std::mem::replace(&mut self.log_failing, true) {
-                    tracing::error!("{error}");
-                }
-                Ok(())
-            }
-        }
+        self.metrics.note(records);
+        Ok(self.log.write(records)?)
     }
 
     /// SIGHUP: the log is reopened; a configuration that is right replaces the old one.
     fn reload(&mut self) {
-        if let Err(error) = self.log.reopen() {
-            tracing::error!("{error}; the old one stays in use");
-        }
+        self.log.reopen();
         let read = self.read_again().and_then(|(config, routes)| {
             self.live.watch(&config, self.epoch_offset_ns)?;
             Ok((config, routes))
@@ -381,6 +370,7 @@ impl Daemon {
                 "log.destination",
             ),
             (old.log.level != new.log.level, "log.level"),
+            (old.metrics != new.metrics, "metrics.listen"),
             (old.debug != new.debug, "debug.kernel_log"),
         ];
         for (changed, key) in changes {
@@ -399,14 +389,14 @@ impl Daemon {
             records.push(self.tally.status(
                 now.unix_us,
                 self.pipeline.flows() as u64,
-                self.log.dropped_lines(),
-                self.log.failed_writes(),
+                self.log.losses(),
             ));
             self.write(&records)
         });
         if let Err(error) = written {
             tracing::error!("{error:#}");
         }
+        self.log.finish();
     }
 }
 

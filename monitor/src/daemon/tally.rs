@@ -87,8 +87,7 @@ impl Tally {
         &self,
         time_us: u64,
         flows_open: u64,
-        log_lines_dropped: u64,
-        log_writes_failed: u64,
+        (log_lines_dropped, log_writes_failed): (u64, u64),
     ) -> Record {
         let mut counters: BTreeMap<String, u64> = COUNTER_NAMES
             .iter()

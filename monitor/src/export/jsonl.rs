@@ -98,6 +98,16 @@ impl JsonLines {
         self.flush()
     }
 
+    /// Writes whole lines, after what is still pending from before.
+    pub fn write_lines(&mut self, lines: &[u8]) -> Result<(), WriteError> {
+        if self.pending.len() >= MAX_PENDING_BYTES {
+            self.dropped_lines += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        } else {
+            self.pending.extend_from_slice(lines);
+        }
+        self.flush()
+    }
+
     /// Tries again to write what is pending.
     pub fn flush(&mut self) -> Result<(), WriteError> {
         let result = self.drain();
@@ -130,6 +140,11 @@ impl JsonLines {
         self.dropped_lines
     }
 
+    /// Lines that were dropped since the last call.
+    pub fn take_dropped_lines(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped_lines)
+    }
+
     /// Writes that failed, since the start.
     pub fn failed_writes(&self) -> u64 {
         self.failed_writes
@@ -140,9 +155,7 @@ impl JsonLines {
             self.dropped_lines += 1;
             return;
         }
-        serde_json::to_writer(&mut self.pending, record)
-            .expect("records have string keys and memory takes every byte");
-        self.pending.push(b'\n');
+        record.write_line(&mut self.pending);
     }
 
     fn drain(&mut self) -> io::Result<()> {

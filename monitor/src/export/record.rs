@@ -50,6 +50,15 @@ pub enum Record {
     Status(Box<StatusRecord>),
 }
 
+impl Record {
+    /// Appends the record's line, with its end.
+    pub fn write_line(&self, to: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *to, self)
+            .expect("records have string keys and memory takes every byte");
+        to.push(b'\n');
+    }
+}
+
 /// One flow: when it is first seen, once a window while it does something, and when it ends.
 /// Counters are of its whole life.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

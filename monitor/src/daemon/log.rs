@@ -1,0 +1,247 @@
+//! The log, written on a thread of its own: a destination that takes nothing, such as a stopped
+//! journald, a stuck disk or a reader that sleeps, holds up its writer and nobody else.
+
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use tokio::sync::Notify;
+
+use crate::config::Destination;
+use crate::export::Record;
+use crate::export::jsonl::{JsonLines, OpenError, WriteError};
+
+/// Bytes that wait while the destination takes none; beyond it whole lines are dropped and
+/// counted. An hour of a few thousand flows.
+const MAX_WAITING_BYTES: usize = 16 << 20;
+
+/// What the end waits for a destination that takes nothing. systemd kills after 90 s.
+const PATIENCE_AT_THE_END: Duration = Duration::from_secs(5);
+
+/// The log's thread, seen from the daemon.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is work, or it is done.
+    changed: Condvar,
+    /// Nobody reads standard output any more.
+    closed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whole lines that the thread has not taken yet.
+    waiting: Vec<u8>,
+    reopen: bool,
+    end: bool,
+    /// The thread has written all it was given, as far as that was possible.
+    idle: bool,
+    /// Nobody reads standard output any more.
+    closed: bool,
+    dropped_lines: u64,
+    failed_writes: u64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in the state is ever half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    /// Opens the destination and starts the thread.
+    ///
+    /// # Errors
+    /// When the destination cannot be opened.
+    pub fn open(destination: &Destination) -> Result<Self> {
+        let lines = JsonLines::open(destination)?;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || run(&theirs, lines))
+            .context("cannot start the log's thread")?;
+        Ok(Self { shared })
+    }
+
+    /// Hands records over; never waits.
+    ///
+    /// # Errors
+    /// When nobody reads standard output any more. Everything else is said by the thread, and
+    /// what it could not write is kept and tried again.
+    pub fn write(&self, records: &[Record]) -> Result<(), WriteError> {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Err(WriteError::Closed);
+        }
+        for record in records {
+            if state.waiting.len() >= MAX_WAITING_BYTES {
+                state.dropped_lines += 1;
+                continue;
+            }
+            record.write_line(&mut state.waiting);
+        }
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Notified once nobody reads standard output any more.
+    pub fn closed(&self) -> Arc<Notify> {
+        Arc::clone(&self.shared.closed)
+    }
+
+    /// Has the file opened again under its name, after logrotate has moved it away.
+    pub fn reopen(&self) {
+        self.shared.lock().reopen = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Lines that were dropped because too much was waiting, and writes that failed, since the
+    /// start.
+    pub fn losses(&self) -> (u64, u64) {
+        let state = self.shared.lock();
+        (state.dropped_lines, state.failed_writes)
+    }
+
+    /// Waits until everything is written, as long as a destination that works would take.
+    pub fn finish(&self) {
+        let mut state = self.shared.lock();
+        state.end = true;
+        self.shared.changed.notify_all();
+        let (state, wait) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, PATIENCE_AT_THE_END, |state| !state.idle)
+            .unwrap_or_else(PoisonError::into_inner);
+        if wait.timed_out() {
+            tracing::error!(
+                "the log's destination takes nothing: at least {} bytes are lost",
+                state.waiting.len()
+            );
+        }
+    }
+}
+
+/// The thread: takes what waits, writes it, says when that begins and ceases to fail.
+fn run(shared: &Shared, mut lines: JsonLines) {
+    let mut failing = false;
+    loop {
+        let mut state = shared.lock();
+        while state.waiting.is_empty() && !state.reopen && !state.end {
+            state.idle = true;
+            shared.changed.notify_all();
+            state = shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.idle = false;
+        let taken = mem::take(&mut state.waiting);
+        let (reopen, end) = (mem::take(&mut state.reopen), state.end);
+        drop(state);
+
+        if reopen && let Err(error @ OpenError { .. }) = lines.reopen() {
+            tracing::error!("{error}; the old one stays in use");
+        }
+        let result = lines.write_lines(&taken);
+        let mut state = shared.lock();
+        state.dropped_lines += lines.take_dropped_lines();
+        state.failed_writes = lines.failed_writes();
+        match result {
+            Ok(()) if mem::take(&mut failing) => tracing::info!("the log is written again"),
+            Ok(()) => {}
+            Err(WriteError::Closed) => {
+                state.closed = true;
+                shared.closed.notify_one();
+            }
+            Err(error @ WriteError::Refused { .. }) => {
+                if !mem::replace(&mut failing, true) {
+                    tracing::error!("{error}");
+                }
+            }
+        }
+        if state.closed || (end && state.waiting.is_empty()) {
+            state.idle = true;
+            shared.changed.notify_all();
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::FromRawFd as _;
+
+    use super::*;
+    use crate::export::record::StatusRecord;
+
+    fn record(host: &str) -> Record {
+        Record::Status(Box::new(StatusRecord::new(host, 1, 0, [])))
+    }
+
+    /// A named pipe: a destination that takes 64 KiB and then nothing until somebody reads.
+    struct Pipe(std::path::PathBuf);
+
+    impl Pipe {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("lastmile-{name}-{}", std::process::id()));
+            let text = std::ffi::CString::new(path.to_str().expect("UTF-8")).expect("no zeros");
+            // SAFETY: a valid path.
+            assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+            Self(path)
+        }
+
+        /// Keeps it open for reading, so that opening it for writing does not wait.
+        fn reader(&self) -> std::fs::File {
+            let text = std::ffi::CString::new(self.0.to_str().expect("UTF-8")).expect("no zeros");
+            // SAFETY: a valid path; the descriptor is ours.
+            unsafe {
+                let descriptor = libc::open(text.as_ptr(), libc::O_RDWR);
+                assert!(descriptor >= 0);
+                std::fs::File::from_raw_fd(descriptor)
+            }
+        }
+    }
+
+    impl Drop for Pipe {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_destination_that_takes_nothing_holds_nobody_up_and_losses_are_counted() {
+        let pipe = Pipe::new("stuck");
+        let mut reader = pipe.reader();
+        let log = Log::open(&Destination::File(pipe.0.clone())).expect("opens");
+        let long = record(&"h".repeat(1 << 20));
+        // More than the pipe, the thread and the queue can hold together: this returns at once.
+        let written = 3 * (MAX_WAITING_BYTES >> 20);
+        for _ in 0..written {
+            log.write(std::slice::from_ref(&long)).expect("never fails");
+        }
+        let (dropped, _) = log.losses();
+        assert!(dropped > 0);
+        // A reader that wakes up gets whole lines, and every line that was not dropped.
+        let kept = written as u64 - dropped;
+        let line = serde_json::to_vec(&long).expect("serializes").len() as u64 + 1;
+        let mut taken = Vec::new();
+        let mut buffer = vec![0; 1 << 20];
+        while (taken.len() as u64) < kept * line {
+            let read = reader.read(&mut buffer).expect("the pipe is read");
+            taken.extend_from_slice(&buffer[..read]);
+        }
+        log.finish();
+        assert_eq!(log.losses().0, dropped, "nothing more was dropped");
+        assert!(taken.ends_with(b"}\n"));
+    }
+}

@@ -1,0 +1,96 @@
+//! The metrics endpoint: `/metrics` for Prometheus, `/healthz` for whoever only asks whether
+//! windows are judged.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use super::clock::Now;
+use crate::export::Record;
+use crate::export::metrics::{CONTENT_TYPE, Metrics};
+
+/// Windows without a judgement after which the daemon does not count as healthy.
+const SILENT_WINDOWS: u64 = 3;
+
+/// What the endpoint shows; clones show the same.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    metrics: Arc<Mutex<Metrics>>,
+    /// Since when windows are expected, µs since 1970, and how often at first, s.
+    start_us: u64,
+    window_s: u32,
+}
+
+impl Shown {
+    pub fn new(start_us: u64, window_s: u32) -> Self {
+        Self {
+            metrics: Arc::default(),
+            start_us,
+            window_s,
+        }
+    }
+
+    /// Takes records on their way to the log.
+    pub fn note(&self, records: &[Record]) {
+        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            metrics.note(record);
+        }
+    }
+
+    fn text(&self) -> String {
+        self.metrics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .text()
+    }
+
+    fn silent_windows(&self, now_us: u64) -> u64 {
+        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end_us, window_s) = metrics
+            .last_window()
+            .unwrap_or((self.start_us, self.window_s));
+        now_us.saturating_sub(end_us) / (u64::from(window_s) * 1_000_000).max(1)
+    }
+}
+
+/// Answers on `listen` until the runtime ends.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(listen: SocketAddr, shown: Shown) -> Result<()> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("metrics.listen: cannot listen on {listen}"))?;
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .with_state(shown);
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!("the metrics endpoint has ended: {error}");
+        }
+    });
+    Ok(())
+}
+
+async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], shown.text())
+}
+
+async fn health(State(shown): State<Shown>) -> impl IntoResponse {
+    match shown.silent_windows(Now::read().unix_us) {
+        silent if silent < SILENT_WINDOWS => (StatusCode::OK, "ok\n".to_owned()),
+        silent => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("no window was judged for {silent} windows\n"),
+        ),
+    }
+}
