@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::flow::{Observation, Totals};
-use crate::path::Location;
+use crate::path::{Location, Route};
 
 /// Which traffic is counted together. The IP version is the prefix's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,11 +48,20 @@ pub struct ClientTotals {
 #[derive(Clone, Debug, Default)]
 pub struct Cell {
     pub clients: BTreeMap<IpAddr, ClientTotals>,
+    /// The way its traffic took; the last one where it was rerouted.
+    pub route: Option<Arc<Route>>,
+    /// Traffic to the prefix took another way in this window: this is a part of the window, or a
+    /// mixture.
+    pub rerouted: bool,
 }
 
 impl Cell {
     /// Adds another host's, or another observation's, part of the same cell.
     pub fn add(&mut self, other: &Self) {
+        if other.route.is_some() {
+            self.route.clone_from(&other.route);
+        }
+        self.rerouted |= other.rerouted;
         for (address, theirs) in &other.clients {
             let ours = self.clients.entry(*address).or_default();
             ours.to_client.add(&theirs.to_client);
@@ -63,6 +72,11 @@ impl Cell {
                 .chain(theirs.handshake_rtt_us)
                 .min();
         }
+    }
+
+    /// Whether a source that its way is known from has gone silent.
+    pub fn is_stale(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.stale)
     }
 
     /// The sum over all clients.
@@ -99,7 +113,11 @@ impl Cells {
                 all.unrouted += 1;
                 continue;
             };
-            let mut part = Cell::default();
+            let mut part = Cell {
+                route: Some(Arc::clone(&location.route)),
+                rerouted: observation.rerouted,
+                ..Cell::default()
+            };
             part.clients.insert(
                 observation.client,
                 ClientTotals {

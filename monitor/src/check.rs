@@ -3,23 +3,27 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::capture::live::{Feature, FeatureState, features};
 use crate::config::{Config, Destination};
+use crate::daemon::feeds;
+use crate::export::Timestamp;
 use crate::export::jsonl::JsonLines;
 use crate::netlink::{Device, Netlink, choose};
 use crate::path::Routes;
+use crate::path::history::{FeedState, Store};
 
 /// Prints what would be watched, known and possible. An error where `run` would fail.
 pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
     // A configuration that names a broken file is broken, before anything is looked at.
-    let routes = Routes::load(&config.path)?;
+    let routes = feeds::read_once(&config.path)?;
     let devices = watched_devices(config)?;
     let features = features();
-    let report = report(config, file, &routes, &devices, &features);
+    let history = History::of(config)?;
+    let report = report(config, file, &routes, &history, &devices, &features);
     io::stdout().lock().write_all(report.as_bytes())?;
 
     JsonLines::open(&config.log.destination)?;
@@ -57,6 +61,7 @@ fn report(
     config: &Config,
     file: Option<&Path>,
     routes: &Routes,
+    history: &History,
     devices: &[Device],
     features: &[Feature],
 ) -> String {
@@ -97,6 +102,14 @@ fn report(
     for (isp, interconnects) in by_isp(routes) {
         line("", format!("{isp} through {interconnects}"));
     }
+    if let Some(listen) = config.path.bmp.listen {
+        let allowed = listed(config.path.bmp.allow.iter(), "this host only");
+        line("BMP", format!("listens on {listen}, lets in {allowed}"));
+    }
+    line("history", history.shown(config.path.history.days));
+    for (feed, time_us) in &history.feeds {
+        line("", shown_feed(feed, Timestamp(*time_us)));
+    }
     line(
         "log",
         match &config.log.destination {
@@ -112,6 +125,63 @@ fn report(
         };
         line(feature.name, format!("{state}: {}", feature.detail));
     }
+    text
+}
+
+/// What the daemon left in the history's file.
+#[derive(Default)]
+struct History {
+    file: Option<PathBuf>,
+    /// `None`: there is no such file yet.
+    recorded_until: Option<Timestamp>,
+    feeds: Vec<(FeedState, u64)>,
+}
+
+impl History {
+    fn of(config: &Config) -> Result<Self> {
+        let Some(file) = &config.path.history.file else {
+            return Ok(Self::default());
+        };
+        let mut history = Self {
+            file: Some(file.clone()),
+            ..Self::default()
+        };
+        if file.exists() {
+            let store = Store::open_to_read(file)?;
+            history.recorded_until = store.recorded_until()?.map(Timestamp);
+            history.feeds = store.feeds()?;
+        } else if !file.parent().is_some_and(Path::is_dir) {
+            bail!(
+                "{}: the folder is not there: name a file in one that may be written as path.history.file",
+                file.display()
+            );
+        }
+        Ok(history)
+    }
+
+    fn shown(&self, days: u32) -> String {
+        match (&self.file, self.recorded_until) {
+            (None, _) => "none is kept (set path.history.file)".to_owned(),
+            (Some(file), None) => format!("{}, of {days} days, begins with `run`", file.display()),
+            (Some(file), Some(until)) => {
+                format!("{}, of {days} days, recorded until {until}", file.display())
+            }
+        }
+    }
+}
+
+fn shown_feed(feed: &FeedState, at: Timestamp) -> String {
+    let mut text = format!("{} {}: {} prefixes", feed.source, feed.name, feed.prefixes);
+    if let Some(peers) = feed.peers {
+        let _ = write!(text, ", {peers} peers");
+    }
+    if !feed.detail.is_empty() {
+        let _ = write!(text, ", {}", feed.detail);
+    }
+    if feed.is_stale {
+        text.push_str(", STALE");
+    }
+    let _ = write!(text, ", at {at}");
     text
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,8 +11,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::capture::replay::{self, Attribution};
 use crate::config::{Config, Problem};
-use crate::export::{jsonl::WriteError, schema};
-use crate::path::FileError;
+use crate::export::{Timestamp, jsonl::WriteError, schema};
+use crate::path::{FileError, mrt::MrtError};
 
 /// Whose congestion is it? Tells last-mile congestion from peering-point congestion for TCP
 /// video flows, with evidence, or says that it cannot tell.
@@ -44,6 +45,20 @@ enum Command {
         /// Captures, read one after the other as one stream.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+    },
+    /// Say through what an address is or was reached: what the daemon recorded
+    /// (path.history.file), and for now also what each configured source says.
+    Route {
+        #[arg(value_name = "ADDRESS")]
+        address: IpAddr,
+        /// When: RFC 3339, or "2026-11-17 20:15" in UTC [default: now].
+        #[arg(long, value_name = "TIME", value_parser = Timestamp::from_typed)]
+        at: Option<Timestamp>,
+        /// One JSON object instead of lines to read.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: ConfigFile,
     },
     /// Print the JSON Schema of the log.
     Schema {
@@ -90,6 +105,15 @@ impl Cli {
                 Some(file) => replay::run(Config::load(&file)?, Attribution::On, &files),
                 None => replay::run(Config::default(), Attribution::Off, &files),
             },
+            Command::Route {
+                address,
+                at,
+                json,
+                config: ConfigFile { config },
+            } => {
+                let (config, _) = Config::find(config.as_deref())?;
+                crate::route::run(&config, crate::route::Question { address, at }, json)
+            }
             Command::Schema { check } if !check.is_empty() => {
                 check.iter().try_for_each(|log| check_log(log))
             }
@@ -118,7 +142,7 @@ fn check_log(path: &Path) -> Result<()> {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let is_configuration = error
         .chain()
-        .any(|cause| cause.is::<Problem>() || cause.is::<FileError>());
+        .any(|cause| cause.is::<Problem>() || cause.is::<FileError>() || cause.is::<MrtError>());
     if is_configuration { WRONG } else { FAILED }
 }
 
@@ -158,7 +182,9 @@ mod tests {
         std::fs::remove_file(&path).expect("ours");
         let said = format!("{error:#}");
         assert!(
-            said.ends_with(".jsonl:1: `gossip` is no record type: flow, cell, verdict, status"),
+            said.ends_with(
+                ".jsonl:1: `gossip` is no record type: flow, cell, route, verdict, status"
+            ),
             "{said}"
         );
     }

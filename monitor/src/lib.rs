@@ -26,4 +26,5 @@ pub mod export;
 pub mod flow;
 pub mod netlink;
 pub mod path;
+pub mod route;
 pub mod verdict;

@@ -1,9 +1,16 @@
 //! `lastmile run`: the only place with a clock, tasks and signals.
 
+#[cfg(test)]
+mod bmp_examples;
+mod bmp_sessions;
+mod bmp_station;
 mod clock;
 mod devices;
+pub(crate) mod feeds;
+mod files;
 mod log;
 mod metrics;
+mod recorder;
 mod tally;
 
 use std::{
@@ -18,12 +25,14 @@ use monitor_ebpf::flow::{FlowState, half_flags};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use self::{
     clock::{Now, next_boundary},
     devices::Devices,
+    feeds::Feeds,
+    recorder::Recorder,
     tally::Tally,
 };
 use crate::{
@@ -32,7 +41,7 @@ use crate::{
     engine::Pipeline,
     export::{Record, jsonl::WriteError},
     flow::CloseReason,
-    path::Routes,
+    path::{Routes, history::Store},
 };
 
 /// How often devices and their queues are looked at, and systemd's watchdog is told that we are
@@ -43,6 +52,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// a new one (RFC 9293's 2 MSL is minutes; what arrives after seconds is rare and waits for a
 /// second direction anyway).
 const LINGER_NS: u64 = 10_000_000_000;
+
+/// Flows learn of new routes at most this often: a router's full table comes in thousands of
+/// batches, and windows are seconds.
+const ROUTES_INTERVAL: Duration = Duration::from_millis(100);
+/// ... and less often where it takes long, so that this is at most a tenth of the time.
+const ROUTES_SHARE: u32 = 10;
+
+/// How often the history notes how the sources are.
+const FEEDS_INTERVAL_US: u64 = 10_000_000;
 
 /// Runs until SIGTERM or SIGINT. `file` is read again on SIGHUP.
 pub fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
@@ -95,6 +113,13 @@ struct Daemon {
     live: Live,
     devices: Devices,
     routes: Arc<ArcSwap<Routes>>,
+    feeds: Feeds,
+    /// `None`: no history is kept.
+    recorder: Option<Recorder>,
+    /// When the history was last told how the sources are.
+    feeds_noted_us: u64,
+    /// When flows may learn of new routes again.
+    routes_from: Instant,
     pipeline: Pipeline,
     log: log::Log,
     look_failing: bool,
@@ -108,13 +133,18 @@ enum Event {
     Reports(Result<()>),
     EndOfWindow,
     Look,
+    Routes,
     Reload,
     Stop(&'static str),
 }
 
 impl Daemon {
     async fn start(config: Config, file: Option<PathBuf>) -> Result<Self> {
-        let routes = Arc::new(ArcSwap::from_pointee(Routes::load(&config.path)?));
+        let routes = Arc::new(ArcSwap::from_pointee(feeds::read_once(&config.path)?));
+        let history = match &config.path.history.file {
+            Some(file) => Some(Store::open(file)?),
+            None => None,
+        };
         let log = log::Log::open(&config.log.destination)?;
         let now = Now::read();
         let mut live = Live::load(&(&config).into())?;
@@ -134,8 +164,25 @@ impl Daemon {
         {
             tracing::error!("{error:#}; there are no metrics");
         }
+        let feeds = Feeds::start(&config.path, Arc::clone(&routes))?;
+        if let Some(address) = feeds.bmp_address() {
+            tracing::info!("listening for BMP on {address}");
+        }
+        let mut pipeline = Pipeline::new(&config, Arc::clone(&routes), &host);
+        let recorder = match history {
+            None => None,
+            Some(store) => {
+                pipeline.keep_history();
+                let days = config.path.history.days;
+                Some(Recorder::start(store, &host, days, now.unix_us)?)
+            }
+        };
         Ok(Self {
-            pipeline: Pipeline::new(&config, routes.clone(), &host),
+            pipeline,
+            feeds,
+            recorder,
+            feeds_noted_us: 0,
+            routes_from: Instant::now(),
             tally: Tally::new(host, now.unix_us),
             metrics,
             config,
@@ -174,6 +221,7 @@ impl Daemon {
                 result = reports.next(|state| taken.push(*state)) => Event::Reports(result),
                 () = sleep(until(end_us)) => Event::EndOfWindow,
                 _ = looks.tick() => Event::Look,
+                () = changed_after(self.routes_from, &self.feeds) => Event::Routes,
                 result = kernel_log.next() => { result?; continue }
                 () = closed.notified() => return Err(WriteError::Closed.into()),
                 _ = hangup.recv() => Event::Reload,
@@ -198,8 +246,10 @@ impl Daemon {
                     self.look().await;
                     // Where the clock was set back the window ends earlier than planned.
                     end_us = end_us.min(self.next_window_end());
+                    self.record();
                     notify(&[NotifyState::Watchdog]);
                 }
+                Event::Routes => self.routes_changed()?,
                 Event::Reload => {
                     self.reload();
                     end_us = self.next_window_end();
@@ -232,6 +282,52 @@ impl Daemon {
             }
             Err(_) => {}
         }
+    }
+
+    /// Tells the flows which routes changed.
+    fn routes_changed(&mut self) -> Result<()> {
+        let affected = self.feeds.take_affected();
+        let mut records = Vec::new();
+        let began = Instant::now();
+        let now_us = Now::read().unix_us;
+        self.pipeline
+            .routes_changed(&affected, now_us, &mut records);
+        let pause = ROUTES_INTERVAL.max(began.elapsed() * (ROUTES_SHARE - 1));
+        self.routes_from = Instant::now() + pause;
+        self.write(&records)
+    }
+
+    /// Gives the history what it does not know yet.
+    fn record(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        let now_us = Now::read().unix_us;
+        let news = self.pipeline.take_history();
+        recorder.record(news, now_us, || self.pipeline.followed(now_us));
+        if now_us.abs_diff(self.feeds_noted_us) >= FEEDS_INTERVAL_US {
+            self.feeds_noted_us = now_us;
+            recorder.feeds(self.feeds.state().feeds, now_us);
+        }
+    }
+
+    fn status(&mut self, time_us: u64) -> Record {
+        let (followed, refused) = self.pipeline.following();
+        let recorded = self.recorder.as_ref().map(Recorder::recorded);
+        let recorded = recorded.unwrap_or_default();
+        let others = self.feeds.state().counters.into_iter().chain([
+            ("route_prefixes_followed", followed),
+            ("route_prefixes_not_followed", refused),
+            ("history_entries_written", recorded.written),
+            ("history_entries_lost", recorded.lost),
+            ("history_writes_failed", recorded.failures),
+        ]);
+        self.tally.status(
+            time_us,
+            self.pipeline.flows() as u64,
+            self.log.losses(),
+            others,
+        )
     }
 
     fn next_window_end(&self) -> u64 {
@@ -306,10 +402,7 @@ impl Daemon {
         let counters = self.live.counters()?;
         let missed = self.tally.end_of_window(&counters);
         records.extend(self.pipeline.end_of_window(end_us, Some(&local), &missed));
-        records.push(
-            self.tally
-                .status(end_us, self.pipeline.flows() as u64, self.log.losses()),
-        );
+        records.push(self.status(end_us));
         self.follow_clock()?;
         self.write(&records)
     }
@@ -335,30 +428,28 @@ impl Daemon {
     /// SIGHUP: the log is reopened; a configuration that is right replaces the old one.
     fn reload(&mut self) {
         self.log.reopen();
-        let read = self.read_again().and_then(|(config, routes)| {
+        let read = self.read_again().and_then(|config| {
             self.live.watch(&config, self.epoch_offset_ns)?;
-            Ok((config, routes))
+            Ok(config)
         });
         match read {
-            Ok((config, routes)) => {
+            Ok(config) => {
                 self.say_what_needs_a_restart(&config);
                 self.config = config;
-                self.routes.store(Arc::new(routes));
                 self.pipeline.reconfigure(&self.config);
-                self.pipeline.relocate();
-                tracing::info!("reloaded; {} prefixes known", self.routes.load().len());
+                // What they say is swapped in when it was read: a large dump takes a while.
+                self.feeds.reload(self.config.path.clone());
+                tracing::info!("reloaded");
             }
             Err(error) => tracing::error!("{error:#}; the old configuration stays in use"),
         }
     }
 
-    fn read_again(&self) -> Result<(Config, Routes)> {
-        let config = match self.file.as_deref() {
+    fn read_again(&self) -> Result<Config> {
+        Ok(match self.file.as_deref() {
             Some(file) => Config::load(file)?,
             None => self.config.clone(),
-        };
-        let routes = Routes::load(&config.path)?;
-        Ok((config, routes))
+        })
     }
 
     fn say_what_needs_a_restart(&self, new: &Config) {
@@ -372,6 +463,11 @@ impl Daemon {
             (old.log.level != new.log.level, "log.level"),
             (old.metrics != new.metrics, "metrics.listen"),
             (old.debug != new.debug, "debug.kernel_log"),
+            (
+                old.path.bmp.listen != new.path.bmp.listen,
+                "path.bmp.listen",
+            ),
+            (old.path.history != new.path.history, "path.history"),
         ];
         for (changed, key) in changes {
             if changed {
@@ -386,13 +482,13 @@ impl Daemon {
         let written = self.sweep().and_then(|mut records| {
             records.extend(self.pipeline.finish(now.unix_us, None));
             self.tally.end_of_window(&self.live.counters()?);
-            records.push(self.tally.status(
-                now.unix_us,
-                self.pipeline.flows() as u64,
-                self.log.losses(),
-            ));
+            records.push(self.status(now.unix_us));
             self.write(&records)
         });
+        self.record();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.stop();
+        }
         if let Err(error) = written {
             tracing::error!("{error:#}");
         }
@@ -406,6 +502,12 @@ fn is_over(state: &FlowState) -> bool {
     first.has(half_flags::RST)
         || second.has(half_flags::RST)
         || (first.has(half_flags::FIN) && second.has(half_flags::FIN))
+}
+
+/// Waits until routes have changed, and not before `from`.
+async fn changed_after(from: Instant, feeds: &Feeds) {
+    sleep_until(from).await;
+    feeds.changed().await;
 }
 
 /// Time until `unix_us`.

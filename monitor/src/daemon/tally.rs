@@ -88,6 +88,7 @@ impl Tally {
         time_us: u64,
         flows_open: u64,
         (log_lines_dropped, log_writes_failed): (u64, u64),
+        others: impl IntoIterator<Item = (&'static str, u64)>,
     ) -> Record {
         let mut counters: BTreeMap<String, u64> = COUNTER_NAMES
             .iter()
@@ -102,7 +103,10 @@ impl Tally {
             ("flows_evicted", self.before.flows_evicted),
             ("log_lines_dropped", log_lines_dropped),
             ("log_writes_failed", log_writes_failed),
-        ] {
+        ]
+        .into_iter()
+        .chain(others)
+        {
             counters.insert(name.to_owned(), count);
         }
         Record::Status(Box::new(StatusRecord {

@@ -2,24 +2,29 @@
 //!
 //! The daemon and `replay` drive the same [`Pipeline`]; only the clock that they pass differs.
 
+mod ways;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use monitor_ebpf::flow::FlowKey;
+use ways::{Memories, Ways};
 
 use crate::capture::Snapshot;
-use crate::cell::{CellKey, Cells};
+use crate::cell::{CellKey, Cells, ClientTotals};
 use crate::config::Config;
 use crate::export::Record;
 use crate::export::record::FlowEvent;
 use crate::export::render::Context;
-use crate::flow::baseline::{Baseline, Figures, Usual};
-use crate::flow::own::Lesson;
+use crate::flow::baseline::{Figures, Usual};
+use crate::flow::own::{Lesson, Own};
 use crate::flow::{CloseReason, Flow, FlowTable};
-use crate::path::Routes;
-use crate::verdict::degraded::{Comparison, Raw, benjamini_hochberg};
-use crate::verdict::standing::{Judged, Standings};
+use crate::path::followed::{Affected, Entry};
+use crate::path::{Route, Routes, UnitLengths};
+use crate::verdict::degraded::{Comparison, Raw, Signs, benjamini_hochberg};
+use crate::verdict::standing::{Judged, Standings, Track};
 use crate::verdict::{self, Client, LocalCounters, Vote, Window};
 
 /// What was not seen in one window. Differences, not totals.
@@ -48,39 +53,77 @@ pub struct Pipeline {
     routes: Arc<ArcSwap<Routes>>,
     host: String,
     flows: FlowTable,
-    baselines: BTreeMap<CellKey, Memory>,
+    baselines: BTreeMap<CellKey, Memories>,
     standings: Standings,
-}
-
-/// A cell's baseline, and when it was last of use.
-#[derive(Debug, Default)]
-struct Memory {
-    baseline: Baseline,
-    window: u64,
+    ways: Ways,
 }
 
 impl Pipeline {
     /// `routes` is the daemon's: it swaps in a new table, flows find it when they begin and
-    /// after [`Pipeline::relocate`]. `host` is written in every record.
+    /// after [`Pipeline::routes_changed`]. `host` is written in every record.
     pub fn new(config: &Config, routes: Arc<ArcSwap<Routes>>, host: &str) -> Self {
         Self {
             config: config.clone(),
             routes,
             host: host.to_owned(),
-            flows: FlowTable::default(),
+            flows: FlowTable::new(unit_lengths(config)),
             baselines: BTreeMap::new(),
             standings: Standings::default(),
+            ways: Ways::new(unit_lengths(config)),
         }
     }
 
-    /// Takes a new configuration; flows and baselines are kept.
+    /// Takes a new configuration; flows and baselines are kept. Where it has other routes or
+    /// units, [`Pipeline::routes_changed`] comes next.
     pub fn reconfigure(&mut self, config: &Config) {
+        let lengths = unit_lengths(config);
+        if lengths != unit_lengths(&self.config) {
+            self.flows.set_lengths(lengths);
+            self.ways.set_lengths(lengths);
+        }
         self.config = config.clone();
     }
 
-    /// Finds every flow's route again, after a new prefix table was swapped in.
-    pub fn relocate(&mut self) {
-        self.flows.relocate(&self.routes.load());
+    /// New routes were swapped in at `time_us`. Flows whose clients are reached on another way
+    /// now are split there: a `route` record for each prefix of theirs.
+    pub fn routes_changed(&mut self, changed: &Affected, time_us: u64, out: &mut Vec<Record>) {
+        if changed.is_empty() {
+            return;
+        }
+        let routes = self.routes.load_full();
+        let rerouted = self.flows.reroute(changed, &routes);
+        let window = WindowSpan::at(time_us, self.config.window.length_s);
+        self.ways
+            .look_again(changed, &routes, time_us, window.number);
+        for these in rerouted {
+            out.extend(
+                self.ways
+                    .reroute(&these, time_us, window.number, &self.host),
+            );
+        }
+    }
+
+    /// From now on keeps what becomes of the prefixes that are served, for
+    /// [`Pipeline::take_history`].
+    pub fn keep_history(&mut self) {
+        self.ways.keep_history();
+    }
+
+    /// What became of the prefixes that are served, since the last call.
+    pub fn take_history(&mut self) -> Vec<Entry> {
+        self.ways.take_history()
+    }
+
+    /// Every prefix that is followed, as a history that begins at `time_us` has it.
+    pub fn followed(&self, time_us: u64) -> Vec<Entry> {
+        self.ways.followed().all(time_us).collect()
+    }
+
+    /// How many prefixes are followed, and how many clients were not because there were too many
+    /// prefixes.
+    pub fn following(&self) -> (u64, u64) {
+        let followed = self.ways.followed();
+        (followed.len() as u64, followed.refused())
     }
 
     /// How many flows are watched.
@@ -107,6 +150,9 @@ impl Pipeline {
         if change.opened
             && let Some(flow) = self.flows.get(&snapshot.state.key)
         {
+            let window = WindowSpan::at(snapshot.time_us, self.config.window.length_s);
+            let (client, way) = (flow.roles.client, flow.location.as_ref());
+            self.ways.seen(client, way, snapshot.time_us, window.number);
             out.push(self.flow_record(flow, FlowEvent::Open, None, snapshot.time_us));
         }
     }
@@ -154,13 +200,20 @@ impl Pipeline {
                 .map(|flow| self.flow_record(flow, FlowEvent::Update, None, end_us)),
         );
 
-        let cells = Cells::collect(active);
+        let mut cells = Cells::collect(active);
         let window = WindowSpan::ending(end_us, self.config.window.length_s);
+        let flows = &self.flows;
+        self.ways
+            .end_of_window(&mut cells, end_us, window.number, |block| {
+                flows.has_client_in(block)
+            });
+        records.extend(self.ways.summaries(end_us, &self.host));
         let judged = self.judge(&cells, &window, missed);
         let context = self.context(end_us);
         for (key, cell) in &cells.cells {
             let clients = judged.clients.get(key).map_or(&[][..], Vec::as_slice);
-            records.push(context.cell(key, cell, clients, self.usual(key).as_ref(), &window));
+            let usual = self.usual(key, cell.route.as_ref());
+            records.push(context.cell(key, cell, clients, usual.as_ref(), &window));
         }
         for verdict in verdict::decide(&judged.window, local, &self.config.verdict) {
             records.push(context.verdict(&verdict, &judged.window, missed, &window));
@@ -200,13 +253,50 @@ impl Pipeline {
                 ..Window::default()
             },
             clients: BTreeMap::new(),
+            undecided: BTreeMap::new(),
         };
+
+        // What they were on another way is no measure of what they are on this one.
+        let ways = &self.ways;
+        self.standings
+            .forget(|key| ways.moved_lately(&key.prefix, window.number));
 
         let mut compared = Vec::new();
         let mut lessons: BTreeMap<&CellKey, Vec<Lesson>> = BTreeMap::new();
         for (key, cell) in &cells.cells {
-            let usual = self.usual(key);
-            let own = self.baselines.get(key).map(|memory| memory.baseline.own());
+            let usual = self.usual(key, cell.route.as_ref());
+            let unsure = if cell.rerouted {
+                Some(&mut judgement.window.route_changed)
+            } else if cell.is_stale() {
+                Some(&mut judgement.window.route_stale)
+            } else if usual.is_none() && self.ways.has_moved(&key.prefix) {
+                Some(&mut judgement.window.route_changed)
+            } else {
+                None
+            };
+            let learns = !cell.rerouted && !cell.is_stale();
+            if let Some(count) = unsure {
+                *count += cell.clients.len() as u64;
+                let undecided = judgement.undecided.entry(key.clone()).or_default();
+                for (address, client) in &cell.clients {
+                    let track = Track::unsettled(window.number);
+                    undecided.push(judged_client(
+                        *address,
+                        client,
+                        Comparison::default(),
+                        Signs::default(),
+                        track,
+                        window,
+                    ));
+                    if learns {
+                        let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
+                        let lesson = Lesson::unjudged(*address, figures);
+                        lessons.entry(key).or_default().push(lesson);
+                    }
+                }
+                continue;
+            }
+            let own = self.own(key, cell.route.as_ref());
             let lessons = lessons.entry(key).or_default();
             for (address, client) in &cell.clients {
                 let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
@@ -253,44 +343,48 @@ impl Pipeline {
                 lesson.good = *raw == Raw::Good;
                 lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
             }
-            let to_client = &totals.to_client;
-            let busy_share =
-                to_client.busy_us as f64 / (window.length_us() * totals.observations.max(1)) as f64;
             judgement
                 .clients
                 .entry((*key).clone())
                 .or_default()
-                .push(Client {
-                    address: *address,
-                    track: *track,
-                    signs: *signs,
-                    comparison: *comparison,
-                    chunks: to_client.chunks(),
-                    observations: totals.observations,
-                    rwnd_limited_share: to_client.rwnd_limited_segments as f64
-                        / to_client.segments.max(1) as f64,
-                    idle_share: (1.0 - busy_share).clamp(0.0, 1.0),
-                });
+                .push(judged_client(
+                    *address,
+                    totals,
+                    *comparison,
+                    *signs,
+                    *track,
+                    window,
+                ));
         }
         for (key, lessons) in lessons {
-            let memory = self.baselines.entry(key.clone()).or_default();
+            let Some(route) = cells.cells.get(key).and_then(|cell| cell.route.as_ref()) else {
+                continue;
+            };
             // A window in which anything looked worse than usual teaches nothing.
             let learn = !unfit.contains(key);
-            memory.window = window.number;
-            memory
-                .baseline
-                .note(window.number, &lessons, learn, &settings.baseline);
+            let memories = self.baselines.entry(key.clone()).or_default();
+            memories.of(route, window.number).note(
+                window.number,
+                &lessons,
+                learn,
+                &settings.baseline,
+            );
         }
         self.forget(window.number);
         judgement.vote(at.min_chunks_per_prefix);
         judgement
     }
 
-    /// What is usual for a cell, where that is known.
-    fn usual(&self, key: &CellKey) -> Option<Usual> {
+    /// What is usual for the clients of a cell on this way, each by itself.
+    fn own(&self, key: &CellKey, route: Option<&Arc<Route>>) -> Option<&Own> {
+        Some(self.baselines.get(key)?.on(route?)?.own())
+    }
+
+    /// What is usual for a cell on this way, where that is known.
+    fn usual(&self, key: &CellKey, route: Option<&Arc<Route>>) -> Option<Usual> {
         self.baselines
             .get(key)?
-            .baseline
+            .on(route?)?
             .usual(&self.config.baseline)
     }
 
@@ -300,7 +394,8 @@ impl Pipeline {
         let settings = &self.config.baseline;
         let span = u64::from(settings.span_slots) * u64::from(settings.slot_windows);
         self.baselines
-            .retain(|_, memory| window.saturating_sub(memory.window) <= span);
+            .retain(|_, memories| memories.forget(window, span));
+        self.ways.forget_moves(window, span);
     }
 
     fn idle_us(&self) -> u64 {
@@ -325,9 +420,40 @@ impl Pipeline {
         let usual = flow
             .location
             .as_ref()
-            .and_then(|location| self.usual(&location.into()));
+            .and_then(|location| self.usual(&location.into(), Some(&location.route)));
         self.context(time_us)
             .flow(flow, event, reason, usual.as_ref())
+    }
+}
+
+fn unit_lengths(config: &Config) -> UnitLengths {
+    UnitLengths {
+        v4: config.path.unit_length_v4,
+        v6: config.path.unit_length_v6,
+    }
+}
+
+fn judged_client(
+    address: IpAddr,
+    totals: &ClientTotals,
+    comparison: Comparison,
+    signs: Signs,
+    track: Track,
+    window: &WindowSpan,
+) -> Client {
+    let to_client = &totals.to_client;
+    let busy_share =
+        to_client.busy_us as f64 / (window.length_us() * totals.observations.max(1)) as f64;
+    Client {
+        address,
+        track,
+        signs,
+        comparison,
+        chunks: to_client.chunks(),
+        observations: totals.observations,
+        rwnd_limited_share: to_client.rwnd_limited_segments as f64
+            / to_client.segments.max(1) as f64,
+        idle_share: (1.0 - busy_share).clamp(0.0, 1.0),
     }
 }
 
@@ -335,6 +461,9 @@ impl Pipeline {
 struct Judgement {
     window: Window,
     clients: BTreeMap<CellKey, Vec<Client>>,
+    /// Clients that were not compared, because their way changed or is not known for sure. They
+    /// are no witnesses, but they are there: what is left is not all there is.
+    undecided: BTreeMap<CellKey, Vec<Client>>,
 }
 
 impl Judgement {
@@ -345,7 +474,7 @@ impl Judgement {
             clients.iter().map(|client| client.chunks).sum::<u64>() >= u64::from(min_chunks)
         };
         let mut pools: BTreeMap<(&str, &str, bool), Vote> = BTreeMap::new();
-        for (key, clients) in &self.clients {
+        for (key, clients) in self.clients.iter().chain(&self.undecided) {
             let vote = Vote {
                 cell: key.clone(),
                 pooled: false,
@@ -370,6 +499,10 @@ impl Judgement {
                 self.window.thin += pool.clients.len() as u64;
             }
         }
+        let voting = self.window.votes.iter().flat_map(|vote| &vote.clients);
+        self.window.undecided = voting
+            .filter(|client| !client.comparison.is_comparable())
+            .count() as u64;
     }
 }
 
@@ -385,8 +518,13 @@ impl WindowSpan {
     /// The window that ends at or shortly before `end_us`; one that was cut short, at the start
     /// or the end of the daemon, is the one that `end_us` is in.
     fn ending(end_us: u64, length_s: u32) -> Self {
+        Self::at(end_us.saturating_sub(1), length_s)
+    }
+
+    /// The window that `time_us` is in.
+    fn at(time_us: u64, length_s: u32) -> Self {
         let length_us = u64::from(length_s) * 1_000_000;
-        let number = end_us.saturating_sub(1) / length_us.max(1);
+        let number = time_us / length_us.max(1);
         Self {
             number,
             start_us: number * length_us,

@@ -4,6 +4,7 @@ pub mod jsonl;
 pub mod metrics;
 pub mod record;
 pub mod render;
+pub mod route;
 pub mod schema;
 mod time;
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 use crate::flow::{CloseReason, Vantage};
+use crate::path::{Connectivity, Source};
 use crate::verdict::{Alternative, Evidence, Inconclusive, Limit, Mechanism, Segment};
 
 /// The schema's version.
@@ -37,6 +38,7 @@ macro_rules! type_name {
 
 type_name!(FlowType, "flow");
 type_name!(CellType, "cell");
+type_name!(RouteType, "route");
 type_name!(VerdictType, "verdict");
 type_name!(StatusType, "status");
 
@@ -46,6 +48,7 @@ type_name!(StatusType, "status");
 pub enum Record {
     Flow(Box<FlowRecord>),
     Cell(Box<CellRecord>),
+    Route(Box<RouteRecord>),
     Verdict(Box<VerdictRecord>),
     Status(Box<StatusRecord>),
 }
@@ -135,6 +138,78 @@ pub struct PathRecord {
     pub peer_asn: Option<u32>,
 }
 
+/// The traffic to clients took another way: what was measured before and after is kept apart,
+/// and their prefixes have no vote in this window and the next one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteRecord {
+    pub schema: Version,
+    pub r#type: RouteType,
+    /// When the change came to the flows.
+    pub time: Timestamp,
+    pub host: String,
+    /// The unit of counting: /24 or /48, or a longer announced prefix. `null`: a summary of
+    /// `prefixes` changes, because so many came at once; of the ways it has what they share.
+    #[schemars(with = "Option<String>")]
+    pub prefix: Option<IpNet>,
+    /// How many units of counting this is about.
+    pub prefixes: u64,
+    /// Flows that were open and changed their way.
+    pub flows: u64,
+    /// `null`: no route was known, or, in a summary, none that they share.
+    pub before: Option<WayRecord>,
+    /// `null`: no route is known any more, or none that they share.
+    pub after: Option<WayRecord>,
+    /// Which parts of the way differ; empty where `before` or `after` is `null`.
+    pub changed: Vec<WayPart>,
+}
+
+/// A part of a way.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum WayPart {
+    Interconnect,
+    OriginAsn,
+    Isp,
+    PeerAsn,
+    NextHop,
+    AsPathMiddle,
+    Interface,
+}
+
+/// Everything known about the way to a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WayRecord {
+    pub interconnect: String,
+    pub isp: String,
+    pub origin_asn: u32,
+    /// The announced prefix; `null` in a summary.
+    #[schemars(with = "Option<String>")]
+    pub announced: Option<IpNet>,
+    pub peer_asn: Option<u32>,
+    #[schemars(with = "Option<String>")]
+    pub peer_address: Option<IpAddr>,
+    #[schemars(with = "Option<String>")]
+    pub next_hop: Option<IpAddr>,
+    /// ASes between the neighbour and the origin, prepending removed.
+    pub as_path_middle: Vec<u32>,
+    /// The router that told.
+    pub router: Option<String>,
+    /// Egress interface.
+    pub interface: Option<String>,
+    pub connectivity: Option<Connectivity>,
+    pub site: Option<String>,
+    /// Who said whose network it is.
+    pub source_of_origin: Source,
+    /// Who said through what it is reached.
+    pub source_of_way: Source,
+    /// A source that it is known from has gone silent.
+    pub stale: bool,
+}
+
 /// One direction's data. RTT is what this data took to be acknowledged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -209,6 +284,12 @@ pub struct CellRecord {
     /// RTT samples by the lower edge of their bin in µs, four bins an octave.
     pub rtt_bins: BTreeMap<u32, u32>,
     pub to_client: DirectionRecord,
+    /// Its traffic took another way in this window or the one before: it votes for nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub route_changed: bool,
+    /// A source that its way is known from has gone silent: it votes for nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub route_stale: bool,
 }
 
 /// Whose congestion it is, in one window, about one place.
@@ -261,6 +342,12 @@ pub struct MissedRecord {
     pub clients_without_baseline: u64,
     /// Clients with too few samples to be judged.
     pub clients_thin: u64,
+    /// Clients whose traffic took another way in this window or the one before.
+    #[serde(default)]
+    pub clients_route_changed: u64,
+    /// Clients whose way is known from a source that has gone silent.
+    #[serde(default)]
+    pub clients_route_stale: u64,
 }
 
 /// Every counter of what was seen, missed, evicted, refused and lost since the start.
@@ -275,7 +362,8 @@ pub struct StatusRecord {
     pub start_time: Timestamp,
     /// The engine's version.
     pub version: String,
-    /// By name; they only grow.
+    /// By name. They only grow, except those that say how many there are now: `flows_live`,
+    /// `flows_open`, `route_prefixes_*` and the like.
     pub counters: BTreeMap<String, u64>,
 }
 

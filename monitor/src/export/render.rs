@@ -125,6 +125,8 @@ impl Context<'_> {
             rtt_p10_us: to_client.rtt_quantile_us(STANDING_QUANTILE),
             rtt_bins: to_client.rtt.bins().collect(),
             to_client: direction(to_client, None),
+            route_changed: cell.rerouted,
+            route_stale: cell.is_stale(),
         }))
     }
 
@@ -167,6 +169,8 @@ impl Context<'_> {
                 observations_unrouted: judged.unrouted,
                 clients_without_baseline: judged.without_baseline,
                 clients_thin: judged.thin,
+                clients_route_changed: judged.route_changed,
+                clients_route_stale: judged.route_stale,
             },
         }))
     }

@@ -4,14 +4,14 @@ use schemars::Schema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::record::{CellRecord, FlowRecord, Record, StatusRecord, VerdictRecord};
+use super::record::{CellRecord, FlowRecord, Record, RouteRecord, StatusRecord, VerdictRecord};
 
 /// Why a line is no record of `lastmile/1`.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
     #[error("not a JSON object with a `type`: {0}")]
     NotARecord(serde_json::Error),
-    #[error("`{0}` is no record type: flow, cell, verdict, status")]
+    #[error("`{0}` is no record type: flow, cell, route, verdict, status")]
     UnknownType(String),
     #[error("{record} record: {error}")]
     Wrong {
@@ -38,6 +38,7 @@ pub fn validate_line(line: &str) -> Result<(), Invalid> {
     match head.r#type.as_str() {
         "flow" => is::<FlowRecord>(line, "flow"),
         "cell" => is::<CellRecord>(line, "cell"),
+        "route" => is::<RouteRecord>(line, "route"),
         "verdict" => is::<VerdictRecord>(line, "verdict"),
         "status" => is::<StatusRecord>(line, "status"),
         _ => Err(Invalid::UnknownType(head.r#type)),

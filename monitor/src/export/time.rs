@@ -53,6 +53,63 @@ impl FromStr for Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Reads a time as somebody types it: RFC 3339 with any offset, or `2026-11-17 20:15` with or
+    /// without seconds, which is UTC.
+    pub fn from_typed(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is no time: write 2026-11-17T20:15:00Z, or \"2026-11-17 20:15\" in UTC"
+            )
+        };
+        let typed = text.trim();
+        if !typed.is_ascii() || typed.len() < 16 {
+            return Err(wrong());
+        }
+        let (date, rest) = typed.split_at(10);
+        let rest = rest.strip_prefix(['T', 't', ' ']).ok_or_else(wrong)?;
+        let (clock, offset_us) = match rest.find(['Z', 'z', '+', '-']) {
+            None => (rest, 0),
+            Some(at) => (&rest[..at], offset_us(&rest[at..]).ok_or_else(wrong)?),
+        };
+        let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+        let clock = if clock.len() == 5 {
+            format!("{clock}:00")
+        } else {
+            clock.to_owned()
+        };
+        let is_number = !fraction.is_empty() && fraction.bytes().all(|c| c.is_ascii_digit());
+        if !is_number {
+            return Err(wrong());
+        }
+        let fraction = &format!("{fraction:0<6}")[..6];
+        let time: Self = format!("{date}T{clock}.{fraction}Z")
+            .parse()
+            .map_err(|_| wrong())?;
+        time.0
+            .checked_add_signed(-offset_us)
+            .map(Self)
+            .ok_or_else(wrong)
+    }
+}
+
+/// `Z`, `+01:00` or `-05:30` in µs.
+fn offset_us(zone: &str) -> Option<i64> {
+    if zone.eq_ignore_ascii_case("z") {
+        return Some(0);
+    }
+    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+    let number = |text: &str, below: i64| {
+        let digits = text.len() == 2 && text.bytes().all(|c| c.is_ascii_digit());
+        text.parse()
+            .ok()
+            .filter(|&value: &i64| digits && value < below)
+    };
+    let seconds = number(hours, 24)? * 3_600 + number(minutes, 60)? * 60;
+    let us = seconds * US_PER_S as i64;
+    Some(if zone.starts_with('-') { -us } else { us })
+}
+
 /// Year, month and day of a day since 1970 (Hinnant, "chrono-compatible low-level date
 /// algorithms", `civil_from_days`).
 fn date(days: u64) -> (u64, u64, u64) {
@@ -144,7 +201,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn times_are_read_as_they_are_typed() {
+        for (text, is) in [
+            ("2026-11-17 20:15", "2026-11-17T20:15:00.000000Z"),
+            ("2026-11-17 20:15:07", "2026-11-17T20:15:07.000000Z"),
+            ("2026-11-17T20:15:07Z", "2026-11-17T20:15:07.000000Z"),
+            (
+                "2026-11-17t21:15:07.25+01:00",
+                "2026-11-17T20:15:07.250000Z",
+            ),
+            ("2026-11-17T14:45:07-05:30", "2026-11-17T20:15:07.000000Z"),
+            (
+                "2026-11-17T20:15:07.1234567Z",
+                "2026-11-17T20:15:07.123456Z",
+            ),
+        ] {
+            assert_eq!(Timestamp::from_typed(text).expect(text).to_string(), is);
+        }
+        for text in [
+            "",
+            "now",
+            "20:15",
+            "2026-11-17",
+            "2026-11-17 20",
+            "2026-11-17 24:00",
+            "2026-02-30 20:15",
+            "2026-11-17 20:15+1:00",
+            "2026-11-17 20:15+99:00",
+            "2026-11-17 20:15:07.",
+            "2026-11-17 20:15:07.+5",
+            "2026-11-17 20:15 UTC",
+            "1970-01-01T00:00:00+01:00",
+            "2026\u{2212}11-17 20:15",
+        ] {
+            assert!(Timestamp::from_typed(text).is_err(), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn nothing_that_is_typed_panics(text in "\\PC{0,40}") {
+            let _ = Timestamp::from_typed(&text);
+        }
+
         #[test]
         fn every_time_is_read_back(time_us in 0u64..250_000_000_000_000_000) {
             let time = Timestamp(time_us);

@@ -14,7 +14,7 @@ pub mod totals;
 use std::net::IpAddr;
 
 pub use roles::{Roles, Vantage};
-pub use table::{Closed, Flow, FlowTable};
+pub use table::{Closed, Flow, FlowTable, Rerouted};
 pub use totals::Totals;
 
 use crate::path::Location;
@@ -45,6 +45,8 @@ pub struct Observation {
     pub client: IpAddr,
     /// `None`: no route is known for the client.
     pub location: Option<Location>,
+    /// The client's traffic took this way for a part of the window only.
+    pub rerouted: bool,
     /// Data toward the client and what its ACKs revealed, in this window.
     pub to_client: Totals,
     /// Data from the client, in this window.

@@ -1,16 +1,19 @@
 //! Every flow that is watched: its last state, its window so far, its life so far.
 
-use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use monitor_ebpf::flow::{FlowKey, FlowState, Half, half_flags};
 
 use super::totals::Reading;
 use super::{CloseReason, Observation, Roles, Totals, Vantage};
 use crate::capture::Snapshot;
-use crate::path::{Location, Routes};
+use crate::path::followed::{Affected, same_way};
+use crate::path::{Location, Routes, UnitLengths};
 
 /// One watched flow.
 #[derive(Clone, Debug)]
@@ -28,6 +31,10 @@ pub struct Flow {
     pub to_client: Totals,
     pub to_server: Totals,
     window: [Totals; 2],
+    /// What it did in this window before its traffic took another way, once for each way.
+    before: Vec<Observation>,
+    /// Its traffic took another way in this window.
+    rerouted: bool,
     /// Not yet part of any observation.
     is_new: bool,
     /// Did something in the window that ended last.
@@ -61,10 +68,43 @@ const FORGOTTEN_AFTER: u64 = 4;
 #[derive(Debug, Default)]
 pub struct FlowTable {
     flows: HashMap<FlowKey, Box<Flow>>,
+    /// Every flow by the unit around its client, so that a change of routes finds those it is
+    /// about.
+    by_client: BTreeMap<IpNet, HashSet<FlowKey>>,
+    lengths: UnitLengths,
     secret: RandomState,
 }
 
+/// Flows that took another way: what they shared before and share now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rerouted {
+    /// The unit in which their clients are counted now.
+    pub unit: IpNet,
+    pub before: Option<Location>,
+    pub after: Option<Location>,
+    /// How many of them are open.
+    pub flows: u64,
+}
+
 impl FlowTable {
+    /// No flows yet; clients are found by units of these lengths.
+    pub fn new(lengths: UnitLengths) -> Self {
+        Self {
+            lengths,
+            ..Self::default()
+        }
+    }
+
+    /// Clients are counted in units of other lengths from now on.
+    pub fn set_lengths(&mut self, lengths: UnitLengths) {
+        self.lengths = lengths;
+        self.by_client.clear();
+        for (key, flow) in &self.flows {
+            let block = lengths.around(flow.roles.client);
+            self.by_client.entry(block).or_default().insert(*key);
+        }
+    }
+
     /// Takes one report. `server_ports` and `routes` are only asked at a flow's first report; a
     /// flow that is first heard of after `idle_us` of silence is not worth opening.
     pub fn update(
@@ -91,6 +131,7 @@ impl FlowTable {
                 };
             }
             let flow = entry.remove();
+            self.forget_client(&key, flow.roles.client);
             let reason = flow.ending().unwrap_or(CloseReason::Evicted);
             replaced = (!flow.is_closed).then_some(Closed { flow, reason });
         }
@@ -103,6 +144,8 @@ impl FlowTable {
         }
         let id = self.secret.hash_one((key, snapshot.state.generation));
         let flow = Box::new(Flow::open(id, snapshot, server_ports, routes));
+        let block = self.lengths.around(flow.roles.client);
+        self.by_client.entry(block).or_default().insert(key);
         self.flows.insert(key, flow);
         Change {
             replaced,
@@ -112,7 +155,11 @@ impl FlowTable {
 
     /// Forgets a flow. `None` if it was not known, or closed already.
     pub fn remove(&mut self, key: &FlowKey, reason: CloseReason) -> Option<Closed> {
-        let flow = self.flows.remove(key).filter(|flow| !flow.is_closed)?;
+        let flow = self.flows.remove(key)?;
+        self.forget_client(key, flow.roles.client);
+        if flow.is_closed {
+            return None;
+        }
         // What the packets said is more than that we no longer hear of it.
         let reason = flow.ending().unwrap_or(reason);
         Some(Closed { flow, reason })
@@ -120,9 +167,15 @@ impl FlowTable {
 
     /// Closes flows that ended, or were silent for `idle_us` at `now_us`, each one once.
     pub fn close_finished(&mut self, now_us: u64, idle_us: u64) -> Vec<Closed> {
-        self.flows.retain(|_, flow| {
-            !flow.is_closed || now_us.saturating_sub(flow.last_seen_us) < FORGOTTEN_AFTER * idle_us
+        let forgotten = self.flows.extract_if(|_, flow| {
+            flow.is_closed && now_us.saturating_sub(flow.last_seen_us) >= FORGOTTEN_AFTER * idle_us
         });
+        let forgotten: Vec<_> = forgotten
+            .map(|(key, flow)| (key, flow.roles.client))
+            .collect();
+        for (key, client) in forgotten {
+            self.forget_client(&key, client);
+        }
         self.flows
             .values_mut()
             .filter(|flow| {
@@ -139,18 +192,75 @@ impl FlowTable {
             .collect()
     }
 
-    /// One observation for every flow that did something since the last call.
+    /// One observation for every flow that did something since the last call, and one more for
+    /// every way that it left in between.
     pub fn take_observations(&mut self) -> Vec<Observation> {
-        self.flows
-            .values_mut()
-            .filter_map(|flow| flow.take_observation())
-            .collect()
+        let mut observations = Vec::new();
+        for flow in self.flows.values_mut() {
+            flow.take_observations(&mut observations);
+        }
+        observations
     }
 
-    /// Finds every client's route again, after the routes changed.
-    pub fn relocate(&mut self, routes: &Routes) {
-        for flow in self.flows.values_mut() {
-            flow.location = routes.locate(flow.roles.client);
+    /// Finds the way again of those clients for which it may have changed. What a flow did so far
+    /// in this window keeps the way that it took.
+    pub fn reroute(&mut self, changed: &Affected, routes: &Routes) -> Vec<Rerouted> {
+        let mut rerouted: Vec<Rerouted> = Vec::new();
+        let flows = &mut self.flows;
+        let mut look = |keys: &HashSet<FlowKey>| {
+            let first = rerouted.len();
+            for key in keys {
+                let Some(flow) = flows.get_mut(key) else {
+                    continue;
+                };
+                let after = routes.locate(flow.roles.client);
+                let Some(before) = flow.reroute(after.as_ref()) else {
+                    continue;
+                };
+                let unit = match &after {
+                    Some(location) => location.unit,
+                    None => routes.unit_lengths.around(flow.roles.client),
+                };
+                let open = u64::from(!flow.is_closed);
+                match rerouted[first..]
+                    .iter_mut()
+                    .find(|other| other.unit == unit)
+                {
+                    Some(other) => other.flows += open,
+                    None => rerouted.push(Rerouted {
+                        unit,
+                        before,
+                        after,
+                        flows: open,
+                    }),
+                }
+            }
+        };
+        match changed.spans(self.lengths) {
+            None => self.by_client.values().for_each(&mut look),
+            Some(spans) => {
+                for (first, last) in spans {
+                    self.by_client
+                        .range(first..=last)
+                        .for_each(|(_, keys)| look(keys));
+                }
+            }
+        }
+        rerouted
+    }
+
+    /// Whether a flow with a client in this unit is remembered.
+    pub fn has_client_in(&self, block: &IpNet) -> bool {
+        self.by_client.contains_key(block)
+    }
+
+    fn forget_client(&mut self, key: &FlowKey, client: IpAddr) {
+        let block = self.lengths.around(client);
+        if let Some(keys) = self.by_client.get_mut(&block) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_client.remove(&block);
+            }
         }
     }
 
@@ -186,6 +296,8 @@ impl Flow {
             to_client: Totals::default(),
             to_server: Totals::default(),
             window: [Totals::default(), Totals::default()],
+            before: Vec::new(),
+            rerouted: false,
             is_new: true,
             was_active: false,
             is_closed: false,
@@ -221,20 +333,47 @@ impl Flow {
         goes_on
     }
 
-    fn take_observation(&mut self) -> Option<Observation> {
+    /// Takes the way of `after` from now on. `None`: it is the one that it takes already; else
+    /// the one that it leaves.
+    fn reroute(&mut self, after: Option<&Location>) -> Option<Option<Location>> {
+        let route = |location: Option<&Location>| location.map(|of| Arc::clone(&of.route));
+        let (old, new) = (route(self.location.as_ref()), route(after));
+        let unit = |location: Option<&Location>| location.map(|of| of.unit);
+        if same_way(old.as_deref(), new.as_deref()) && unit(self.location.as_ref()) == unit(after) {
+            self.location = after.cloned();
+            return None;
+        }
+        self.rerouted = true;
+        let so_far = self.observation();
+        self.before.extend(so_far);
+        Some(std::mem::replace(&mut self.location, after.cloned()))
+    }
+
+    fn take_observations(&mut self, out: &mut Vec<Observation>) {
+        let last = self.observation();
+        self.was_active = last.is_some() || !self.before.is_empty();
+        let rerouted = std::mem::take(&mut self.rerouted);
+        let all = self.before.drain(..).chain(last);
+        if self.roles.vantage != Vantage::Receiver {
+            out.extend(all.map(|observation| Observation {
+                rerouted,
+                ..observation
+            }));
+        }
+        // Our own download says nothing about the ways to our clients.
+    }
+
+    /// What it did since the window began, or since it took the way that it takes.
+    fn observation(&mut self) -> Option<Observation> {
         let [to_client, to_server] = std::mem::take(&mut self.window);
-        self.was_active = !to_client.is_empty() || !to_server.is_empty();
-        if !self.was_active {
+        if to_client.is_empty() && to_server.is_empty() {
             return None;
         }
         let is_new = std::mem::take(&mut self.is_new);
-        if self.roles.vantage == Vantage::Receiver {
-            // Our own download: it says nothing about the ways to our clients.
-            return None;
-        }
         Some(Observation {
             client: self.roles.client,
             location: self.location.clone(),
+            rerouted: self.rerouted,
             to_client,
             to_server,
             handshake_rtt_us: if is_new {

@@ -27,6 +27,8 @@ mod attributes;
 pub mod bmp;
 mod csv_file;
 mod cursor;
+pub mod followed;
+pub mod history;
 mod intern;
 pub mod mrt;
 mod names;

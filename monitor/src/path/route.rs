@@ -223,6 +223,19 @@ impl Route {
             }
         }
     }
+
+    /// Whether traffic takes the same way as on `other`, as far as is known: through the same
+    /// interconnect and egress interface, to the same neighbour, across the same networks, to the
+    /// same one. Which router or source told it, and how it is announced, makes no other way.
+    pub fn same_way(&self, other: &Self) -> bool {
+        let neighbour = |route: &Self| (route.peer_asn, route.next_hop.or(route.peer_address));
+        self.interconnect == other.interconnect
+            && self.isp == other.isp
+            && self.origin_asn == other.origin_asn
+            && neighbour(self) == neighbour(other)
+            && self.as_path_middle == other.as_path_middle
+            && self.interface == other.interface
+    }
 }
 
 /// Where one client is.

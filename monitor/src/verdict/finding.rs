@@ -91,6 +91,11 @@ pub enum Inconclusive {
     TooFewChunks,
     /// Too many reports were lost.
     MissedReports,
+    /// Traffic took another way just now: before and after are not compared.
+    RouteChanged,
+    /// What tells the ways to the clients has gone silent: it is not known through which
+    /// interconnects they are reached.
+    RouteStale,
 }
 
 /// What one hypothesis says about one place.

@@ -58,6 +58,13 @@ pub struct Window {
     pub without_baseline: u64,
     /// Clients with too few RTT samples, segments or chunks.
     pub thin: u64,
+    /// Clients whose traffic took another way in this window or the one before, or one that
+    /// nothing is known about yet.
+    pub route_changed: u64,
+    /// Clients whose way is known from a source that has gone silent.
+    pub route_stale: u64,
+    /// Of the clients in `votes`, these: they are unsettled, and speak for nobody.
+    pub undecided: u64,
     /// Reports that were lost, as a share of all.
     pub missed_share: f64,
 }

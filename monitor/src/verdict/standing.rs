@@ -105,6 +105,11 @@ impl Track {
         self.window = window;
     }
 
+    /// One that speaks for nobody, whatever it looks like.
+    pub fn unsettled(window: u64) -> Self {
+        Self::new(window)
+    }
+
     /// A client of which nothing but its standing is known.
     #[cfg(test)]
     pub(super) fn settled(standing: Standing) -> Self {
@@ -206,6 +211,14 @@ impl Standings {
         self.tracks
             .retain(|_, track| window.saturating_sub(track.window) <= FORGOTTEN_AFTER);
         tracks
+    }
+}
+
+impl Standings {
+    /// Forgets the clients of the cells for which `holds`: what they were is no measure of what
+    /// they are.
+    pub fn forget(&mut self, holds: impl Fn(&CellKey) -> bool) {
+        self.tracks.retain(|(cell, _), _| !holds(cell));
     }
 }
 

@@ -2,6 +2,7 @@
 //! through both, four prefixes on each pair and two homes a prefix, and faults put into it.
 
 mod faults;
+mod routes;
 mod site;
 
 use std::collections::BTreeSet;

@@ -11,6 +11,7 @@ use crate::config::{Baseline, Config, Thresholds, Window};
 use crate::engine::{Missed, Pipeline};
 use crate::export::Record;
 use crate::path::Routes;
+use crate::path::followed::Affected;
 use crate::verdict::LocalCounters;
 
 /// Windows before the baseline is known.
@@ -228,6 +229,7 @@ pub struct Site {
     pub now_us: u64,
     pub local: Option<LocalCounters>,
     pub missed: Missed,
+    pub routes: Arc<ArcSwap<Routes>>,
     random: Random,
     window: u32,
 }
@@ -282,7 +284,8 @@ impl Site {
         let routes = Arc::new(ArcSwap::from_pointee(routes));
         Self {
             homes: (0..32).map(|index| Home::new(index, scale)).collect(),
-            pipeline: Pipeline::new(&Self::config(scale), routes, "test"),
+            pipeline: Pipeline::new(&Self::config(scale), Arc::clone(&routes), "test"),
+            routes,
             now_us: 1_800_000_000_000_000,
             local: None,
             missed: Missed {
@@ -296,10 +299,42 @@ impl Site {
 
     /// One window, lived by every home as `life` says.
     pub fn window(&mut self, life: impl Fn(&Home) -> Life) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.begin_window();
+        self.live(life, &mut records);
+        records.extend(self.end_of_window());
+        records
+    }
+
+    /// One window in whose middle the routes become what `change` makes of them.
+    pub fn window_with_change(
+        &mut self,
+        before: impl Fn(&Home) -> Life,
+        changed: &Affected,
+        change: impl FnOnce(&mut Routes),
+        after: impl Fn(&Home) -> Life,
+    ) -> Vec<Record> {
+        let mut records = Vec::new();
+        self.begin_window();
+        self.live(before, &mut records);
+        let mut routes = Routes::clone(&self.routes.load());
+        change(&mut routes);
+        self.routes.store(Arc::new(routes));
+        let middle_us = self.now_us - u64::from(WINDOW_S) * 500_000;
+        self.pipeline
+            .routes_changed(changed, middle_us, &mut records);
+        self.live(after, &mut records);
+        records.extend(self.end_of_window());
+        records
+    }
+
+    fn begin_window(&mut self) {
         self.window += 1;
         self.now_us += u64::from(WINDOW_S) * 1_000_000;
+    }
+
+    fn live(&mut self, life: impl Fn(&Home) -> Life, records: &mut Vec<Record>) {
         let read_ns = self.now_us * 1_000;
-        let mut records = Vec::new();
         for home in &mut self.homes {
             let life = life(home);
             home.live(&life, self.window, read_ns - 1_000_000, &mut self.random);
@@ -310,14 +345,14 @@ impl Site {
                     read_ns,
                     interface: Some("eth0".into()),
                 };
-                self.pipeline.snapshot(&snapshot, &mut records);
+                self.pipeline.snapshot(&snapshot, records);
             }
         }
-        records.extend(
-            self.pipeline
-                .end_of_window(self.now_us, self.local.as_ref(), &self.missed),
-        );
-        records
+    }
+
+    fn end_of_window(&mut self) -> Vec<Record> {
+        self.pipeline
+            .end_of_window(self.now_us, self.local.as_ref(), &self.missed)
     }
 }
 
