@@ -151,8 +151,10 @@ impl Pipeline {
             && let Some(flow) = self.flows.get(&snapshot.state.key)
         {
             let window = WindowSpan::at(snapshot.time_us, self.config.window.length_s);
-            let (client, way) = (flow.roles.client, flow.location.as_ref());
-            self.ways.seen(client, way, snapshot.time_us, window.number);
+            let client = flow.roles.client;
+            let way = routes.locate(client);
+            self.ways
+                .seen(client, way.as_ref(), snapshot.time_us, window.number);
             out.push(self.flow_record(flow, FlowEvent::Open, None, snapshot.time_us));
         }
     }
@@ -202,11 +204,14 @@ impl Pipeline {
 
         let mut cells = Cells::collect(active);
         let window = WindowSpan::ending(end_us, self.config.window.length_s);
-        let flows = &self.flows;
-        self.ways
-            .end_of_window(&mut cells, end_us, window.number, |block| {
-                flows.has_client_in(block)
-            });
+        let (flows, routes) = (&self.flows, self.routes.load_full());
+        self.ways.end_of_window(
+            &mut cells,
+            end_us,
+            window.number,
+            |client| routes.locate(client),
+            |block| flows.has_client_in(block),
+        );
         records.extend(self.ways.summaries(end_us, &self.host));
         let judged = self.judge(&cells, &window, missed);
         let context = self.context(end_us);

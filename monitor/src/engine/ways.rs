@@ -118,19 +118,18 @@ impl Ways {
         cells: &mut Cells,
         end_us: u64,
         window: u64,
+        locate: impl Fn(IpAddr) -> Option<Location>,
         has_flows: impl Fn(&IpNet) -> bool,
     ) {
         for (key, cell) in &mut cells.cells {
             cell.rerouted |= self.moved_lately(&key.prefix, window);
             let client = cell.clients.keys().next();
-            if let (Some(client), Some(route)) = (client, &cell.route)
-                && !cell.rerouted
+            if let Some(client) = client
+                && !self.followed.is_served(&key.prefix, end_us)
             {
-                let way = Location {
-                    unit: key.prefix,
-                    route: Arc::clone(route),
-                };
-                let news = self.followed.seen(*client, Some(&way), end_us);
+                let news = self
+                    .followed
+                    .seen(*client, locate(*client).as_ref(), end_us);
                 self.keep(news);
             }
         }

@@ -21,7 +21,22 @@ use crate::verdict::log_name;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Entries of a status record that say how much there is, and not how much there was.
-const GAUGES: [&str; 2] = ["flows_live", "flows_open"];
+const GAUGES: [&str; 14] = [
+    "bmp_peers",
+    "bmp_routers",
+    "bmp_routers_connected",
+    "bmp_routers_stale",
+    "bmp_routes",
+    "fib_routes",
+    "fib_stale",
+    "flows_live",
+    "flows_open",
+    "route_prefixes_bmp",
+    "route_prefixes_file",
+    "route_prefixes_followed",
+    "route_prefixes_mrt",
+    "route_sources_stale",
+];
 
 /// What was recorded so far.
 #[derive(Clone, Debug, Default)]

@@ -154,7 +154,8 @@ impl Followed {
         self.refused
     }
 
-    /// A flow of `client` is there, and goes the way of `location`.
+    /// A flow of `client` is there, and traffic to its unit goes the way of `location`. Not the
+    /// flow's own way: where a hash of each flow chooses (ECMP), flows that begin are no change.
     pub fn seen(
         &mut self,
         client: IpAddr,
@@ -193,6 +194,20 @@ impl Followed {
             last_flow_us: now_us,
         });
         Some(entry(News::Seen(route)))
+    }
+
+    /// Whether the unit is followed; if so, it still has flows.
+    pub fn is_served(&mut self, unit: &IpNet, now_us: u64) -> bool {
+        let block = self.lengths.around(unit.addr());
+        let units = self.blocks.get_mut(&block).into_iter().flatten();
+        let mut known = units.filter(|known| known.unit == *unit);
+        match known.next() {
+            Some(known) => {
+                known.last_flow_us = now_us;
+                true
+            }
+            None => false,
+        }
     }
 
     /// Looks again at what may have changed.
@@ -442,6 +457,20 @@ pub(crate) mod tests {
             ["10.0.0.0/26 left", "10.0.0.0/24 b -> none"]
         );
         assert_eq!(followed.len(), 1);
+    }
+
+    #[test]
+    fn who_is_served_stays() {
+        let mut followed = Followed::default();
+        let unit = net("10.0.0.0/24");
+        assert!(!followed.is_served(&unit, T));
+        followed.seen(client("10.0.0.9"), Some(&at("10.0.0.0/24", "a")), T);
+        assert!(followed.is_served(&unit, T + FOLLOWED_FOR_US));
+        assert!(!followed.is_served(&net("10.0.1.0/24"), T));
+        assert_eq!(
+            names(&followed.forget(T + FOLLOWED_FOR_US + 1, |_| false)),
+            [""; 0]
+        );
     }
 
     #[test]
