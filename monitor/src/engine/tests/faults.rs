@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::site::{HD, Home, LEAD_IN, Life, Random, SMALL, Scale, Site};
+use super::site::{HD, Home, LEAD_IN, Life, MIXED, Random, SMALL, Scale, Site};
 use super::verdicts;
 use crate::export::record::VerdictRecord;
 use crate::verdict::{DeviceCounters, LocalCounters, Segment};
@@ -172,12 +172,12 @@ fn calm(fault: Fault, seed: u64) -> Course {
 
 #[test]
 fn each_fault_is_named_while_it_lasts_and_nobody_else_is() {
-    for scale in [HD, SMALL] {
-        each_fault_is_named(scale);
+    for (scale, windows) in [(HD, 8), (SMALL, 8), (MIXED, 6)] {
+        each_fault_is_named(scale, windows);
     }
 }
 
-fn each_fault_is_named(scale: Scale) {
+fn each_fault_is_named(scale: Scale, windows: usize) {
     for fault in [
         Fault::Interconnect("ic-a"),
         Fault::Interconnect("ic-b"),
@@ -198,7 +198,7 @@ fn each_fault_is_named(scale: Scale) {
                 "{fault:?} {seed}: {names:#?}"
             );
             assert!(
-                names.len() >= 8,
+                names.len() >= windows,
                 "{fault:?} {seed}: named in {} of 14 windows",
                 names.len()
             );
@@ -332,7 +332,7 @@ proptest! {
     #[test]
     fn a_name_is_never_wrong(
         (fault, second) in (any_fault(), prop_oneof![3 => Just(Fault::Nothing), 1 => any_fault()]),
-        (life, scale) in (any_life(), prop_oneof![Just(HD), Just(SMALL)]),
+        (life, scale) in (any_life(), prop_oneof![Just(HD), Just(SMALL), Just(MIXED)]),
         stagger in 0.0f64..2.0,
         silent in 0.0f64..0.6,
         troubled in prop_oneof![Just(0.0), 0.0f64..0.3],

@@ -41,6 +41,12 @@ pub const HD: Scale = Scale {
     rtt_us: (40_000.0, 40_000.0),
 };
 
+/// Homes of one prefix that differ by more than what does harm.
+pub const MIXED: Scale = Scale {
+    rtt_us: (10_000.0, 94_000.0),
+    ..HD
+};
+
 /// The lab's: small enough for an emulated processor.
 pub const SMALL: Scale = Scale {
     chunks: 5,
