@@ -5,13 +5,15 @@
 //!   nothing is installed.
 //! - [`vm`] boots a real kernel in QEMU with an initramfs of its own and runs one command in it.
 //! - [`lab`] builds lastmile and the lab and plays a scenario in the VM.
-//! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs.
+//! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs;
+//!   [`conformance`] holds what we say of captures against tshark and tcptrace.
 
 mod apt;
 mod bench;
 mod bpf_toolchain;
 mod cache;
 mod cargo;
+mod conformance;
 mod kernel;
 mod lab;
 mod process;
@@ -73,6 +75,16 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Hold what replay says of captures against tshark and tcptrace, flow by flow; exit code 1 if
+    /// a difference is not explained
+    Conformance {
+        /// Every capture below it [those in LASTMILE_CAPTURES that hold TCP]
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+        /// Put the counts and the table of rules into docs/measurement.md
+        #[arg(long)]
+        write_docs: bool,
+    },
     /// Run one command in a virtual machine
     Vm {
         #[arg(long, value_enum, default_value_t)]
@@ -120,6 +132,9 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Run { scenario, kernel } => lab::run(&scenario, kernel),
         Task::Test => test::run(),
+        Task::Conformance { folder, write_docs } => {
+            conformance::run(&conformance::Request { folder, write_docs })
+        }
         Task::Bench { kernel, arguments } => bench::run(kernel, &arguments),
         Task::Vm {
             kernel,

@@ -1,9 +1,16 @@
 //! What this project needs beyond Rust and a C linker, and how each thing is found and obtained.
 
+use std::env;
+
 use anyhow::{Context, Result};
 
 use crate::{
-    apt::Places, bpf_toolchain::BpfToolchain, cache::Cache, kernel::Kernel, programs, toolchain,
+    apt::Places,
+    bpf_toolchain::BpfToolchain,
+    cache::Cache,
+    conformance::{self, CAPTURES_VARIABLE},
+    kernel::Kernel,
+    programs, toolchain,
 };
 
 /// One thing that has to be there.
@@ -13,13 +20,18 @@ pub enum Requirement {
     BpfToolchain,
     /// QEMU, and what goes into the machines it starts.
     Programs,
+    /// What our figures are held against.
+    Analysers,
     Kernel(Kernel),
 }
 
 impl Requirement {
+    /// Everything that building, running and testing need here.
     pub fn all() -> Vec<Self> {
+        let captures = env::var_os(CAPTURES_VARIABLE).map(|_| Self::Analysers);
         [Self::BpfToolchain, Self::Programs]
             .into_iter()
+            .chain(captures)
             .chain(Kernel::ALL.map(Self::Kernel))
             .collect()
     }
@@ -28,6 +40,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => "BPF toolchain".to_owned(),
             Self::Programs => "programs".to_owned(),
+            Self::Analysers => "analysers".to_owned(),
             Self::Kernel(kernel) => format!("Linux {}", kernel.version()),
         }
     }
@@ -44,6 +57,10 @@ impl Requirement {
                 "for the virtual machine: {}",
                 programs::packages(programs::missing(cache)).join(", ")
             ),
+            Self::Analysers => format!(
+                "for captures, whose figures ours are held against: {}",
+                conformance::programs::missing(cache).join(", ")
+            ),
             Self::Kernel(_) => "boots in the virtual machine: Debian's cloud kernel".to_owned(),
         }
     }
@@ -53,6 +70,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => 140,
             Self::Programs => 19,
+            Self::Analysers => 22,
             Self::Kernel(kernel) => kernel.download_mb(),
         }
     }
@@ -62,6 +80,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => 550,
             Self::Programs => 90,
+            Self::Analysers => 124,
             Self::Kernel(Kernel::V6_1) => 106,
             Self::Kernel(Kernel::V6_12) => 37,
         }
@@ -77,6 +96,7 @@ impl Requirement {
                 .with_context(|| BpfToolchain::file(cache.root()).display().to_string())?
                 .is_some()),
             Self::Programs => Ok(programs::missing(cache).is_empty()),
+            Self::Analysers => Ok(conformance::programs::missing(cache).is_empty()),
             Self::Kernel(kernel) => Ok(kernel.files(cache).is_ok()),
         }
     }
@@ -89,6 +109,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => toolchain::obtain(cache, places),
             Self::Programs => programs::obtain(cache, places),
+            Self::Analysers => conformance::programs::obtain(cache, places),
             Self::Kernel(kernel) => kernel.obtain(cache, places),
         }
     }
@@ -114,6 +135,10 @@ impl Requirement {
                     programs.join(" ")
                 )
             }
+            Self::Analysers => format!(
+                "# with your package manager: {}",
+                conformance::programs::missing(cache).join(", ")
+            ),
             Self::Kernel(kernel) => format!(
                 "# from any Debian mirror: linux-image-{}*-cloud-amd64_*.deb\n\
                  mkdir -p {folder} && ar p FILE.deb data.tar.xz | tar -xJ -C {folder}",

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use crate::{
     cache::Cache,
     cargo::{self, Executable},
+    conformance::{self, CAPTURES_VARIABLE},
     kernel::Kernel,
     lab::{self, Programs, Scenario},
     programs, setup,
@@ -107,6 +108,7 @@ pub fn run() -> Result<ExitCode> {
     let mut tally = Tally::default();
     checks(&mut tally)?;
     tests_here(&cache, &mut tally)?;
+    captures(&mut tally);
     tests_in_machines(&cache, &mut tally);
     scenarios(&cache, &mut tally)?;
 
@@ -180,6 +182,20 @@ fn stream(command: &mut Command, tally: &mut Tally) -> Result<bool> {
     }
     let status = child.wait().context("cannot wait for a command")?;
     Ok(status.success())
+}
+
+/// What replay says of captures, against tshark and tcptrace.
+fn captures(tally: &mut Tally) {
+    tally.begin("conformance");
+    if std::env::var_os(CAPTURES_VARIABLE).is_none() {
+        println!("{SKIP_MARK} {CAPTURES_VARIABLE} names no folder of captures");
+        tally.skipped += 1;
+        return;
+    }
+    let result = conformance::run(&conformance::Request::default());
+    if let Some(code) = or_failure(tally, result) {
+        tally.end(code == ExitCode::SUCCESS);
+    }
 }
 
 /// The daemon's own tests, which load its programs, in each kernel.
