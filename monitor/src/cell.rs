@@ -101,6 +101,8 @@ pub struct Cells {
     pub cells: BTreeMap<CellKey, Cell>,
     pub observations: u64,
     pub unrouted: u64,
+    /// What the interconnects share with others, by their names.
+    pub risk_groups: BTreeMap<Arc<str>, Arc<[Arc<str>]>>,
 }
 
 impl Cells {
@@ -113,6 +115,12 @@ impl Cells {
                 all.unrouted += 1;
                 continue;
             };
+            let route = &location.route;
+            if !route.risk_groups.is_empty() {
+                all.risk_groups
+                    .entry(Arc::clone(&route.interconnect))
+                    .or_insert_with(|| Arc::clone(&route.risk_groups));
+            }
             let mut part = Cell {
                 route: Some(Arc::clone(&location.route)),
                 rerouted: observation.rerouted,

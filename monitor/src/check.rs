@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use crate::capture::live::{Feature, FeatureState, features};
 use crate::config::{Config, Destination};
 use crate::daemon::feeds;
+use crate::daemon::fib_feed::LiveFib;
+use crate::daemon::port_feed;
 use crate::export::Timestamp;
 use crate::export::jsonl::JsonLines;
 use crate::netlink::{Device, Netlink, choose};
@@ -25,6 +27,8 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
     let history = History::of(config)?;
     let report = report(config, file, &routes, &history, &devices, &features);
     io::stdout().lock().write_all(report.as_bytes())?;
+    let feeds = feeds(config, &routes)?;
+    io::stdout().lock().write_all(feeds.as_bytes())?;
 
     JsonLines::open(&config.log.destination)?;
     if devices.is_empty() {
@@ -41,6 +45,21 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
         bail!("`lastmile run` would fail: missing {}", missing.join(", "));
     }
     Ok(())
+}
+
+/// What this host's own routes and the ports' counters tell now.
+fn feeds(config: &Config, routes: &Routes) -> Result<String> {
+    let mut text = String::new();
+    if config.path.kernel_routes {
+        let live = LiveFib::once()?;
+        let _ = writeln!(text, "{:<14} {}", "kernel routes", live.in_words());
+    }
+    let ports = port_feed::check(&config.path.ports, routes.rules.interconnects());
+    for (at, (interconnect, what)) in ports.iter().enumerate() {
+        let subject = if at == 0 { "counters" } else { "" };
+        let _ = writeln!(text, "{subject:<14} {interconnect}: {what}");
+    }
+    Ok(text)
 }
 
 fn watched_devices(config: &Config) -> Result<Vec<Device>> {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::daemon::feeds;
+use crate::daemon::fib_feed::LiveFib;
 use crate::export::Timestamp;
 use crate::export::record::WayRecord;
 use crate::path::Source;
@@ -186,7 +188,10 @@ fn recorded(
 }
 
 fn said_now(config: &Config, address: IpAddr) -> Result<Sources> {
-    let routes = feeds::read_once(&config.path)?;
+    let mut routes = feeds::read_once(&config.path)?;
+    if config.path.kernel_routes {
+        routes.kernel = Some(Arc::new(LiveFib::once()?));
+    }
     let location = routes.locate(address);
     let tables = [
         (Source::File, &routes.file),
@@ -213,7 +218,7 @@ fn said_now(config: &Config, address: IpAddr) -> Result<Sources> {
         })
         .collect();
     if let Some(kernel) = routes.kernel.as_ref() {
-        let way = kernel.way(address);
+        let way = kernel.way(address, None);
         sources.push(Said {
             source: Source::Kernel,
             prefix: way.as_ref().map(|way| way.prefix.to_string()),

@@ -157,6 +157,59 @@ fn flows<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
 }
 
 #[test]
+fn a_flow_goes_through_the_interconnect_of_the_kernels_route_and_its_port_is_read() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("kernel-route");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    // Beside the default route: other clients take another way.
+    support::net::ip(&format!(
+        "-n {} route add 198.51.0.0/16 via 192.0.2.99",
+        internet.server
+    ));
+    support::net::ip(&format!(
+        "-n {} route add 198.51.100.0/24 via 192.0.2.254",
+        internet.server
+    ));
+    let prefixes = folder.file("prefixes.csv");
+    fs::write(
+        &prefixes,
+        "prefix,origin_asn,isp,interconnect\n198.51.0.0/16,64501,Northnet,\n",
+    )
+    .expect("written");
+    let ports = folder.file("ports.csv");
+    fs::write(&ports, "time,interconnect,out_octets\n1,ic-right,1\n").expect("written");
+    let config = format!(
+        "{}[path]\nprefixes_csv = \"{}\"\nkernel_routes = true\n\
+         [path.ports]\ncsv = \"{}\"\ninterval_s = 1\n\
+         [[path.interconnect]]\nname = \"ic-wrong\"\nnext_hop = \"192.0.2.99\"\n\
+         [[path.interconnect]]\nname = \"ic-right\"\ninterface = \"eth0\"\nnext_hop = \"192.0.2.254\"\n",
+        config(&log),
+        prefixes.display(),
+        ports.display()
+    );
+    let mut daemon = Daemon::start(&internet, &folder, &config);
+    internet.download(DOWNLOAD);
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+
+    let lines = lines(&log);
+    let known = flows(&lines, "update");
+    assert_eq!(known.len(), 1, "one flow, written at the end: {lines:?}");
+    let path = &known[0]["path"];
+    assert_eq!(path["interconnect"], "ic-right", "{path}");
+    assert_eq!(path["next_hop"], "192.0.2.254");
+    let status = lines
+        .iter()
+        .rfind(|line| line["type"] == "status")
+        .expect("a status at the end");
+    assert!(status["counters"]["fib_routes"].as_u64() > Some(3));
+    assert_eq!(status["counters"]["port_readings"], 1);
+}
+
+#[test]
 fn sigterm_writes_what_is_known_and_every_line_is_of_the_schema() {
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;

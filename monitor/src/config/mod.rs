@@ -75,6 +75,14 @@ pub const DEFAULT_MAX_MISSED_SHARE: f64 = 0.05;
 pub const DEFAULT_HOST_DROP_SHARE: f64 = 0.001;
 /// Our own queue takes this long to drain: the threshold for a standing queue in the network.
 pub const DEFAULT_HOST_BACKLOG_MS: f64 = 5.0;
+/// A port counts layer-2 frames but neither preamble nor gap (20 bytes a frame), so that one full
+/// of 500-byte packets reads 96 %.
+pub const DEFAULT_PORT_FULL_SHARE: f64 = 0.95;
+/// Above this, bursts fill a port's queue for a part of the time (Dhamdhere et al., SIGCOMM 2018,
+/// find the congested links above it).
+pub const DEFAULT_PORT_BUSY_SHARE: f64 = 0.8;
+/// One packet in a thousand, as for our own queues.
+pub const DEFAULT_PORT_DROP_SHARE: f64 = 0.001;
 
 /// The metrics endpoint, for this host alone. The port is in no registry of exporters.
 pub const DEFAULT_METRICS_LISTEN: SocketAddr =
@@ -225,6 +233,12 @@ pub struct Thresholds {
     pub host_drop_share: f64,
     /// ... or the time the largest backlog needs to drain, ms.
     pub host_backlog_ms: f64,
+    /// Share of its speed or capacity that an interconnect's port sends when it is full.
+    pub port_full_share: f64,
+    /// Share below which it has room; only between the two can a queue stand there at times.
+    pub port_busy_share: f64,
+    /// Packets the port drops, as a share of those offered, that matter.
+    pub port_drop_share: f64,
 }
 
 impl Default for Thresholds {
@@ -244,6 +258,9 @@ impl Default for Thresholds {
             max_missed_share: DEFAULT_MAX_MISSED_SHARE,
             host_drop_share: DEFAULT_HOST_DROP_SHARE,
             host_backlog_ms: DEFAULT_HOST_BACKLOG_MS,
+            port_full_share: DEFAULT_PORT_FULL_SHARE,
+            port_busy_share: DEFAULT_PORT_BUSY_SHARE,
+            port_drop_share: DEFAULT_PORT_DROP_SHARE,
         }
     }
 }

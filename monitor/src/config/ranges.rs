@@ -200,6 +200,21 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         &["verdict", "host_backlog_ms"],
         "above 0, at most 10000 ms",
     );
+    check(
+        (0.8..=1.0).contains(&verdict.port_full_share),
+        &["verdict", "port_full_share"],
+        "0.8 to 1: a port that sends less is not full",
+    );
+    check(
+        share(verdict.port_busy_share) && verdict.port_busy_share < verdict.port_full_share,
+        &["verdict", "port_busy_share"],
+        "a share above 0 and below port_full_share",
+    );
+    check(
+        share(verdict.port_drop_share),
+        &["verdict", "port_drop_share"],
+        SHARE,
+    );
     mistakes
 }
 

@@ -20,8 +20,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::bmp_sessions::Sessions;
 use super::bmp_station::{Arrival, Door, QUEUE, Station};
+use super::fib_feed::FibFeed;
 use super::files::Files;
 use crate::config::PathSources;
+use crate::path::KernelRoutes;
 use crate::path::followed::Affected;
 use crate::path::history::FeedState;
 use crate::path::mrt::{self, MrtError};
@@ -75,7 +77,10 @@ impl Feeds {
             state: Mutex::new(State::default()),
         });
         let (commands, received) = mpsc::unbounded_channel();
-        let worker = Worker::new(sources.clone(), Arc::clone(&shared));
+        let mut worker = Worker::new(sources.clone(), Arc::clone(&shared));
+        if sources.kernel_routes {
+            worker.follow_kernel(Some(FibFeed::start()?));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -172,6 +177,7 @@ struct Worker {
     publisher: Publisher,
     /// Changes that wait for the last reader of the spare table.
     unpublished: Vec<Change>,
+    kernel: Option<FibFeed>,
     /// Files that were refused, since the start.
     files_refused: u64,
     changed_prefixes: u64,
@@ -190,6 +196,7 @@ impl Worker {
             sessions: Sessions::new(stale_after(&sources)),
             publisher: Publisher::default(),
             unpublished: Vec::new(),
+            kernel: None,
             files_refused: 0,
             changed_prefixes: 0,
             began: Instant::now(),
@@ -301,6 +308,24 @@ impl Worker {
             self.publish(Affected::Everything);
         }
         self.publish_bmp();
+        if let Some(kernel) = &self.kernel {
+            let was_stale = self.view.stale_sources.contains(&Source::Kernel);
+            let is_stale = kernel.live.is_stale();
+            let moved = kernel.live.take_moved();
+            if is_stale != was_stale {
+                self.view
+                    .stale_sources
+                    .retain(|stale| *stale != Source::Kernel);
+                self.view
+                    .stale_sources
+                    .extend(is_stale.then_some(Source::Kernel));
+            }
+            // Flows that begin ask for their way themselves; for the others once a second is
+            // enough, however many routes change in it.
+            if moved || is_stale != was_stale {
+                self.publish(Affected::Everything);
+            }
+        }
         if self.prefix_files.changed() {
             self.read_prefixes();
         }
@@ -315,9 +340,26 @@ impl Worker {
         self.mrt_files = Files::about_to_read(sources.mrt.clone());
         self.door.set_allowed(sources.bmp.allow.clone());
         self.sessions.set_stale_after(stale_after(&sources));
+        if sources.kernel_routes != self.sources.kernel_routes {
+            match sources.kernel_routes.then(FibFeed::start).transpose() {
+                Ok(kernel) => self.follow_kernel(kernel),
+                Err(error) => tracing::error!("{error:#}; this host's routes are not used"),
+            }
+        }
         self.sources = sources;
         self.read_prefixes();
         self.read_mrt();
+    }
+
+    fn follow_kernel(&mut self, kernel: Option<FibFeed>) {
+        self.view.kernel = kernel
+            .as_ref()
+            .map(|feed| Arc::clone(&feed.live) as Arc<dyn KernelRoutes>);
+        self.view
+            .stale_sources
+            .retain(|stale| *stale != Source::Kernel);
+        self.kernel = kernel;
+        self.publish(Affected::Everything);
     }
 
     fn read_prefixes(&mut self) {
@@ -382,7 +424,7 @@ impl Worker {
             Source::File => self.view.file.len(),
             Source::Bmp => self.view.bmp.len(),
             Source::Mrt => self.view.mrt.len(),
-            Source::Kernel => 0,
+            Source::Kernel => (self.kernel.as_ref()).map_or(0, |feed| feed.live.load().routes()),
         }
     }
 
@@ -393,7 +435,7 @@ impl Worker {
         let count = |holds: fn(&super::bmp_sessions::RouterState) -> bool| {
             routers.iter().filter(|router| holds(router)).count() as u64
         };
-        let counters = BTreeMap::from([
+        let mut counters = BTreeMap::from([
             ("route_prefixes_file", self.view.file.len() as u64),
             ("route_prefixes_bmp", self.view.bmp.len() as u64),
             ("route_prefixes_mrt", self.view.mrt.len() as u64),
@@ -420,6 +462,9 @@ impl Worker {
             ("bmp_announcements_not_used", self.sessions.rib().not_used()),
             ("bmp_withdrawals", totals.withdrawals),
         ]);
+        if let Some(kernel) = &self.kernel {
+            counters.extend(kernel.live.status());
+        }
         let is_stale = |source| self.view.stale_sources.contains(&source);
         let mut feeds = Vec::new();
         for (source, files) in [
@@ -437,6 +482,16 @@ impl Worker {
                     detail: String::new(),
                 });
             }
+        }
+        if let Some(kernel) = &self.kernel {
+            feeds.push(FeedState {
+                source: Source::Kernel,
+                name: "this host".to_owned(),
+                prefixes: kernel.live.load().routes() as u64,
+                peers: None,
+                is_stale: is_stale(Source::Kernel),
+                detail: kernel.live.in_words(),
+            });
         }
         feeds.extend(routers.into_iter().map(|router| FeedState {
             source: Source::Bmp,

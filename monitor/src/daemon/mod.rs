@@ -7,9 +7,11 @@ mod bmp_station;
 mod clock;
 mod devices;
 pub(crate) mod feeds;
+pub mod fib_feed;
 mod files;
 mod log;
 mod metrics;
+pub mod port_feed;
 mod recorder;
 mod tally;
 
@@ -32,6 +34,7 @@ use self::{
     clock::{Now, next_boundary},
     devices::Devices,
     feeds::Feeds,
+    port_feed::PortFeed,
     recorder::Recorder,
     tally::Tally,
 };
@@ -41,7 +44,7 @@ use crate::{
     engine::Pipeline,
     export::{Record, jsonl::WriteError},
     flow::CloseReason,
-    path::{Routes, history::Store},
+    path::{Routes, Rules, history::Store},
 };
 
 /// How often devices and their queues are looked at, and systemd's watchdog is told that we are
@@ -125,6 +128,7 @@ struct Daemon {
     look_failing: bool,
     tally: Tally,
     metrics: metrics::Shown,
+    ports: Option<PortFeed>,
     epoch_offset_ns: u64,
 }
 
@@ -145,6 +149,7 @@ impl Daemon {
             Some(file) => Some(Store::open(file)?),
             None => None,
         };
+        let ports = PortFeed::start(&config.path.ports, routes.load().rules.interconnects());
         let log = log::Log::open(&config.log.destination)?;
         let now = Now::read();
         let mut live = Live::load(&(&config).into())?;
@@ -185,6 +190,7 @@ impl Daemon {
             routes_from: Instant::now(),
             tally: Tally::new(host, now.unix_us),
             metrics,
+            ports,
             config,
             file,
             live,
@@ -322,6 +328,8 @@ impl Daemon {
             ("history_entries_lost", recorded.lost),
             ("history_writes_failed", recorded.failures),
         ]);
+        let ports = self.ports.iter().flat_map(PortFeed::status);
+        let others = others.chain(ports.collect::<Vec<_>>());
         self.tally.status(
             time_us,
             self.pipeline.flows() as u64,
@@ -401,7 +409,13 @@ impl Daemon {
         let local = self.devices.end_of_window(window_us);
         let counters = self.live.counters()?;
         let missed = self.tally.end_of_window(&counters);
-        records.extend(self.pipeline.end_of_window(end_us, Some(&local), &missed));
+        let ports = self.ports.as_ref();
+        let ports = ports.map(|ports| ports.window(end_us.saturating_sub(window_us), end_us));
+        let ports = ports.as_ref();
+        records.extend(
+            self.pipeline
+                .end_of_window(end_us, Some(&local), ports, &missed),
+        );
         records.push(self.status(end_us));
         self.follow_clock()?;
         self.write(&records)
@@ -435,6 +449,11 @@ impl Daemon {
         match read {
             Ok(config) => {
                 self.say_what_needs_a_restart(&config);
+                let (old, new) = (&self.config.path, &config.path);
+                if new.ports != old.ports || new.interconnect != old.interconnect {
+                    let rules = Rules::new(&new.interconnect);
+                    self.ports = PortFeed::start(&new.ports, rules.interconnects());
+                }
                 self.config = config;
                 self.pipeline.reconfigure(&self.config);
                 // What they say is swapped in when it was read: a large dump takes a while.

@@ -22,10 +22,11 @@ use crate::flow::baseline::{Figures, Usual};
 use crate::flow::own::{Lesson, Own};
 use crate::flow::{CloseReason, Flow, FlowTable};
 use crate::path::followed::{Affected, Entry};
+use crate::path::ports::InterconnectPorts;
 use crate::path::{Route, Routes, UnitLengths};
 use crate::verdict::degraded::{Comparison, Raw, Signs, benjamini_hochberg};
 use crate::verdict::standing::{Judged, Standings, Track};
-use crate::verdict::{self, Client, LocalCounters, Vote, Window};
+use crate::verdict::{self, Client, LocalCounters, RiskGroups, Vote, Window};
 
 /// What was not seen in one window. Differences, not totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,6 +186,7 @@ impl Pipeline {
         &mut self,
         end_us: u64,
         local: Option<&LocalCounters>,
+        ports: Option<&InterconnectPorts>,
         missed: &Missed,
     ) -> Vec<Record> {
         let active = self.flows.take_observations();
@@ -220,7 +222,7 @@ impl Pipeline {
             let usual = self.usual(key, cell.route.as_ref());
             records.push(context.cell(key, cell, clients, usual.as_ref(), &window));
         }
-        for verdict in verdict::decide(&judged.window, local, &self.config.verdict) {
+        for verdict in verdict::decide(&judged.window, local, ports, &self.config.verdict) {
             records.push(context.verdict(&verdict, &judged.window, missed, &window));
         }
         records
@@ -255,6 +257,7 @@ impl Pipeline {
                 observations: cells.observations,
                 unrouted: cells.unrouted,
                 missed_share: missed.share(),
+                risk_groups: RiskGroups(cells.risk_groups.clone()),
                 ..Window::default()
             },
             clients: BTreeMap::new(),

@@ -13,7 +13,7 @@ use super::totals::Reading;
 use super::{CloseReason, Observation, Roles, Totals, Vantage};
 use crate::capture::Snapshot;
 use crate::path::followed::{Affected, same_way};
-use crate::path::{Location, Routes, UnitLengths};
+use crate::path::{Location, Routes, SeenFlow, UnitLengths};
 
 /// One watched flow.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Flow {
     pub roles: Roles,
     pub interface: Option<Arc<str>>,
     pub location: Option<Location>,
+    /// The egress device by which that was found.
+    located_by: Option<u32>,
     /// µs since 1970 UTC.
     pub start_us: u64,
     /// Last packet, µs since 1970 UTC.
@@ -124,7 +126,9 @@ impl FlowTable {
                 return Change::default();
             }
             if snapshot.state.generation == generation {
-                let opened = entry.get_mut().advance(snapshot);
+                let flow = entry.get_mut();
+                let opened = flow.advance(snapshot);
+                flow.follow_egress(routes);
                 return Change {
                     replaced: None,
                     opened,
@@ -213,7 +217,7 @@ impl FlowTable {
                 let Some(flow) = flows.get_mut(key) else {
                     continue;
                 };
-                let after = routes.locate(flow.roles.client);
+                let after = flow.locate(routes);
                 let Some(before) = flow.reroute(after.as_ref()) else {
                     continue;
                 };
@@ -290,7 +294,8 @@ impl Flow {
             id,
             roles,
             interface: snapshot.interface.clone(),
-            location: routes.locate(roles.client),
+            location: None,
+            located_by: None,
             start_us: to_unix_us(snapshot, snapshot.state.start_ns),
             last_seen_us: snapshot.time_us,
             to_client: Totals::default(),
@@ -308,7 +313,43 @@ impl Flow {
             },
         };
         flow.advance(snapshot);
+        flow.location = flow.locate(routes);
         flow
+    }
+
+    /// The device through which packets toward the client were seen to leave.
+    fn egress(&self) -> Option<u32> {
+        const EGRESS: u32 = 1;
+        let owner = self.last.state.halves[self.roles.client_half ^ 1].owner;
+        (owner & EGRESS != 0).then_some(owner >> 1)
+    }
+
+    /// Finds the way to the client.
+    fn locate(&mut self, routes: &Routes) -> Option<Location> {
+        let seen = SeenFlow {
+            server: self.roles.server,
+            server_port: self.roles.server_port,
+            client_port: self.roles.client_port,
+            egress: self.egress(),
+        };
+        self.located_by = seen.egress;
+        routes.locate_flow(self.roles.client, Some(&seen))
+    }
+
+    /// Of several ways (ECMP) the flow takes the one by the device at which its packets leave,
+    /// which may be known only after a while, and may change.
+    fn follow_egress(&mut self, routes: &Routes) {
+        let known = self.located_by;
+        if self.egress() == known {
+            return;
+        }
+        let after = self.locate(routes);
+        if known.is_none() {
+            // It has taken that way from the beginning.
+            self.location = after;
+        } else {
+            self.reroute(after.as_ref());
+        }
     }
 
     /// Adds what is new; whether a flow that was closed as idle goes on.

@@ -27,12 +27,14 @@ mod attributes;
 pub mod bmp;
 mod csv_file;
 mod cursor;
+pub mod fib;
 pub mod followed;
 pub mod history;
 mod intern;
 pub mod mrt;
 mod names;
 mod nlri;
+pub mod ports;
 mod publish;
 pub mod rib;
 mod route;
@@ -55,7 +57,7 @@ pub use route::{Community, Connectivity, Location, Path, Preference, Route, Sour
 pub use rules::{Attributes, Interconnect, Rules};
 pub use table::SourceTable;
 pub use update::{Announced, Told, Update, UpdateError};
-pub use view::{KernelRoutes, KernelWay, Routes};
+pub use view::{KernelRoutes, KernelWay, Routes, SeenFlow};
 
 /// Length of the unit in which IPv4 clients are counted: the longest prefix that is announced
 /// globally.

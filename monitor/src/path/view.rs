@@ -17,8 +17,20 @@ use crate::config::PathSources;
 
 /// This host's own routes, as the merged view asks them.
 pub trait KernelRoutes: Debug + Send + Sync {
-    /// The way on which this host sends to `client`; `None`: no route.
-    fn way(&self, client: IpAddr) -> Option<KernelWay>;
+    /// The way on which this host sends to `client`; `None`: no route. With `flow` the way of
+    /// that flow's packets.
+    fn way(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<KernelWay>;
+}
+
+/// What is known about the packets of one flow, for this host's own routes to go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenFlow {
+    /// Their source.
+    pub server: IpAddr,
+    pub server_port: u16,
+    pub client_port: u16,
+    /// Index of the device at which they were seen to leave.
+    pub egress: Option<u32>,
 }
 
 /// How this host sends to a client.
@@ -110,7 +122,13 @@ impl Routes {
 
     /// Where `client` is; `None` where its network or the way to it is not known.
     pub fn locate(&self, client: IpAddr) -> Option<Location> {
-        let route = self.route(&client.into())?;
+        self.locate_flow(client, None)
+    }
+
+    /// The same for one flow: this host's own routes may send it another way than others of the
+    /// same client (ECMP, policy rules).
+    pub fn locate_flow(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<Location> {
+        let route = self.route_of(&client.into(), flow)?;
         let unit = self.unit_lengths.around(client);
         Some(Location {
             // More specific than the unit: its neighbours may take another way.
@@ -126,6 +144,10 @@ impl Routes {
     /// What is known about the whole of `net` (its first address, as far as this host's own
     /// routes go).
     pub fn route(&self, net: &IpNet) -> Option<Route> {
+        self.route_of(net, None)
+    }
+
+    fn route_of(&self, net: &IpNet, flow: Option<&SeenFlow>) -> Option<Route> {
         let file = self.file.covering(net);
         let bmp = self.bmp.covering(net);
         let mrt = self.mrt.covering(net);
@@ -140,7 +162,7 @@ impl Routes {
         let kernel = self
             .kernel
             .as_ref()
-            .and_then(|kernel| kernel.way(net.addr()));
+            .and_then(|kernel| kernel.way(net.addr(), flow));
         let way = self.way(
             file_path,
             bgp.map(|(source, (_, path))| (source, &**path)),

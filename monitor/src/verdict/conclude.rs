@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::finding::{Alternative, Evidence, Finding, Mechanism, Place, Segment, Verdict};
 use super::scene::{Client, Scene};
 use super::{
-    access_shared, behind_proxy, degraded, host, interconnect, isp, last_mile, reverse_path,
+    access_shared, behind_proxy, degraded, host, interconnect, isp, last_mile, ports, reverse_path,
     transit,
 };
 use crate::flow::baseline::Moments;
@@ -22,8 +22,27 @@ pub fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
         observations: clients.iter().map(|client| client.observations).sum(),
         ..Verdict::about(place)
     };
+    let port_explains = match &verdict.place {
+        Place::Interconnect(name) => interconnect::by_port(scene, name).is_ok(),
+        _ => false,
+    };
+    if !port_explains {
+        for name in scene.bad_interconnects(&verdict.place) {
+            if let Some(port) = scene.ports.and_then(|ports| ports.fresh(&name)) {
+                let figures = ports::evidence(port, &name, "interconnect", scene.at);
+                verdict.evidence.extend(figures);
+            }
+        }
+    }
     for segment in Segment::ALL {
-        let finding = examine(segment, scene, &verdict.place);
+        let finding = match examine(segment, scene, &verdict.place) {
+            Finding::Open(_) if port_explains && is_beside_the_port(segment, scene) => {
+                Finding::Rejected(
+                    "our own port is full or drops packets, which explains it".to_owned(),
+                )
+            }
+            finding => finding,
+        };
         let alternative = |why| Alternative {
             segment: Some(segment),
             limit: None,
@@ -42,6 +61,16 @@ pub fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
         }
     }
     verdict
+}
+
+/// Whether a full port of ours leaves nothing for this segment to explain. Our own machine stays
+/// possible where its queues were not read, and a middlebox where clients show one.
+fn is_beside_the_port(segment: Segment, scene: &Scene<'_>) -> bool {
+    match segment {
+        Segment::Host => scene.local.is_some(),
+        Segment::BehindProxy => false,
+        _ => true,
+    }
 }
 
 fn examine(segment: Segment, scene: &Scene<'_>, place: &Place) -> Finding {

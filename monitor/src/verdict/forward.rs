@@ -10,7 +10,7 @@ use super::scene::Client;
 const DEVIATIONS: f64 = 3.0;
 /// Additional losses that matter once they are established over many clients: TCP cubic and Reno
 /// are already slowed by one loss in 500 segments on paths of tens of milliseconds.
-const LOSS_SHARE: f64 = 0.002;
+pub const LOSS_SHARE: f64 = 0.002;
 /// Part of the usual rate that must be missing on the average.
 const RATE_DROP: f64 = 0.2;
 

@@ -129,6 +129,13 @@ pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
     if let Some(why) = interconnect::maybe_bundle(scene, place) {
         return Finding::Open(why);
     }
+    if let Place::Interconnect(interconnect) = place
+        && interconnect::is_contested(scene, interconnect)
+    {
+        return Finding::Open(format!(
+            "only what leads to {interconnect} is bad, and its port may not be why"
+        ));
+    }
     if let Some(why) = served_well(scene) {
         return Finding::Rejected(why);
     }

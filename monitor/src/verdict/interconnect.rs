@@ -6,13 +6,21 @@
 //! M-Lab's interconnection study (2014). An ISP that may be as bad elsewhere is no witness: its
 //! trouble may be its own.
 //!
+//! Its own port's counters may do instead of a second ISP: a port that is full or drops, as much as
+//! the clients behind it suffer, while they are bad nowhere else ([`ports`]). A port that has room
+//! contradicts a queue there, and then nobody is named. Interconnects that share a risk group are
+//! one when they are bad together: what they share may be at fault, and that may be ours.
+//!
 //! A link may be a bundle (LAG, ECMP) of which one member is full. Then a part of the clients of
 //! every ISP behind it is bad, and no single client's line is to be blamed for it.
+
+use std::sync::Arc;
 
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
 use super::host;
-use super::scene::{Scene, Tally, tallies};
+use super::ports::{self, Says};
+use super::scene::{Client, Scene, Tally, tallies};
 
 /// ISPs that must agree.
 const MIN_ISPS: usize = 2;
@@ -39,7 +47,10 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
 }
 
 fn everything(scene: &Scene<'_>) -> Finding {
-    let interconnects = tallies(scene.all, |cell| &cell.interconnect).len();
+    let names: Vec<Arc<str>> = tallies(scene.all, |cell| &cell.interconnect)
+        .into_keys()
+        .collect();
+    let interconnects = scene.risk_groups.independent(&names);
     if scene
         .local
         .is_some_and(|local| local.full(scene.at).is_some())
@@ -56,21 +67,34 @@ fn everything(scene: &Scene<'_>) -> Finding {
 
 fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     let isps = scene.by_isp(interconnect);
+    let port = ports::says(scene, interconnect);
     if let Some((isp, tally)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
-        return Finding::Rejected(good_through(interconnect, isp, tally));
+        let why = good_through(interconnect, isp, tally);
+        return match port {
+            Says::Full(port) => Finding::Open(format!(
+                "its port was {}, although {why}",
+                ports::in_words(port)
+            )),
+            _ => Finding::Rejected(why),
+        };
     }
-    let witnesses: Vec<_> = isps
-        .iter()
-        .filter(|(isp, tally)| {
-            tally.is_bad(scene.at) && !maybe_bad_elsewhere(scene, isp, interconnect)
-        })
-        .collect();
+    let contradiction = match by_port(scene, interconnect) {
+        Ok(evidence) => return Finding::Supported(evidence),
+        Err(why) => why,
+    };
+    let place = Place::Interconnect(interconnect.into());
+    let clients: Vec<&Client> = scene.bad_clients(&place).collect();
+    let witnesses = witnesses(scene, interconnect);
     if witnesses.len() < MIN_ISPS {
-        return Finding::Open(match witnesses.first() {
-            Some((isp, _)) => format!(
+        if let Some(why) = ports::clears(scene, interconnect, &clients) {
+            return Finding::Rejected(why);
+        }
+        return Finding::Open(match (contradiction, witnesses.first()) {
+            (Some(why), _) => why,
+            (None, Some((isp, _))) => format!(
                 "{isp} alone is bad behind {interconnect}, and no other ISP behind it is clearly good"
             ),
-            None => format!("too few prefixes behind {interconnect} are settled"),
+            (None, None) => format!("too few prefixes behind {interconnect} are settled"),
         });
     }
     if let Some((isp, tally)) = isps.iter().find(|(_, tally)| {
@@ -82,8 +106,15 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
             tally.prefixes
         ));
     }
-    let place = Place::Interconnect(interconnect.into());
-    let clients: Vec<_> = scene.bad_clients(&place).collect();
+    if let Some(why) = ports::clears(scene, interconnect, &clients) {
+        return Finding::Open(format!(
+            "{} ISPs are bad behind it, but {why}",
+            witnesses.len()
+        ));
+    }
+    if let Some(why) = shared_fault(scene, interconnect) {
+        return Finding::Open(why);
+    }
     let Some(forward) = forward::evidence(clients.iter().copied(), "interconnect") else {
         return Finding::Open(format!(
             "the RTT through {interconnect} grew, but neither losses nor marks nor the rate toward the clients"
@@ -91,41 +122,173 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     };
     let mut evidence: Vec<Evidence> = witnesses
         .iter()
-        .map(|(isp, tally)| Evidence {
-            kind: "bad_prefix_share".to_owned(),
-            about: Some(isp.to_string()),
-            supports: "interconnect".to_owned(),
-            value: Some(tally.bad()),
-            threshold: Some(scene.at.bad_share),
-            samples: tally.prefixes,
-        })
+        .map(|(isp, tally)| bad_share(isp, tally, scene))
         .collect();
     evidence.push(forward);
     Finding::Supported(evidence)
 }
 
-/// Whether the ISP could be as bad behind another interconnect, if all that is unsettled there
-/// were bad.
-fn maybe_bad_elsewhere(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
-    scene.by_interconnect(isp).iter().any(|(other, tally)| {
-        **other != *interconnect
-            && tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp)
-            && 1.0 - tally.good() >= scene.at.bad_share
-    })
+/// The ISPs that are bad behind it and cannot be as bad elsewhere.
+fn witnesses(scene: &Scene<'_>, interconnect: &str) -> Vec<(Arc<str>, Tally)> {
+    scene
+        .by_isp(interconnect)
+        .into_iter()
+        .filter(|(isp, tally)| {
+            let is_excused = |other: &str| scene.risk_groups.shared(interconnect, other).is_some();
+            tally.is_bad(scene.at) && !maybe_bad_elsewhere(scene, isp, interconnect, &is_excused)
+        })
+        .collect()
 }
 
-/// Several interconnects: each of them cleared by somebody who is good through it.
+/// The port's own evidence, where that alone names the interconnect: it is full or drops, enough
+/// for what the clients suffer; nearly everybody behind it is bad, and nobody may be as bad
+/// behind another interconnect whose port is not full too.
+///
+/// # Errors
+/// What speaks against it, where the port says anything at all.
+pub fn by_port(scene: &Scene<'_>, interconnect: &str) -> Result<Vec<Evidence>, Option<String>> {
+    let Says::Full(port) = ports::says(scene, interconnect) else {
+        return Err(None);
+    };
+    let words = ports::in_words(port);
+    if scene
+        .local
+        .is_some_and(|local| local.full(scene.at).is_some())
+    {
+        return Err(Some(format!(
+            "its port was {words}, but a queue of our own machine is full before it"
+        )));
+    }
+    let isps = scene.by_isp(interconnect);
+    let counted = |tally: &Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
+    let spared = isps
+        .iter()
+        .find(|(_, tally)| counted(tally) && !tally.is_bad(scene.at));
+    if let Some((isp, tally)) = spared {
+        return Err(Some(format!(
+            "its port was {words}, but only {:.0} % of {} prefixes of {isp} behind it are bad",
+            tally.bad() * 100.0,
+            tally.prefixes
+        )));
+    }
+    let place = Place::Interconnect(interconnect.into());
+    let all = Tally::of(scene.at_place(&place));
+    if !all.is_bad(scene.at) || !isps.values().any(counted) {
+        return Err(Some(format!(
+            "its port was {words}, but too few prefixes behind it are settled as bad"
+        )));
+    }
+    let is_full = |other: &str| ports::says(scene, other).is_full();
+    let elsewhere = isps
+        .keys()
+        .find(|isp| maybe_bad_elsewhere(scene, isp, interconnect, &is_full));
+    if let Some(isp) = elsewhere {
+        return Err(Some(format!(
+            "its port was {words}, but {isp} may be as bad behind another interconnect"
+        )));
+    }
+    let clients: Vec<&Client> = scene.bad_clients(&place).collect();
+    if let Err(why) = ports::explains(port, &clients, scene.at) {
+        return Err(Some(format!("its port was {words}, but {why}")));
+    }
+    let mut evidence = ports::evidence(port, interconnect, "interconnect", scene.at);
+    evidence.extend(isps.iter().map(|(isp, tally)| bad_share(isp, tally, scene)));
+    Ok(evidence)
+}
+
+/// There is one interconnect only, everything is bad, and its port says why.
+pub fn one_full_port_explains_all(scene: &Scene<'_>) -> bool {
+    let interconnects = tallies(scene.all, |cell| &cell.interconnect);
+    let mut names = interconnects.keys();
+    match (names.next(), names.next()) {
+        (Some(name), None) => by_port(scene, name).is_ok(),
+        _ => false,
+    }
+}
+
+/// Another interconnect with which it shares a risk group may be as bad.
+pub fn shared_fault(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
+    let votes = scene.all.iter();
+    tallies(votes, |cell| &cell.interconnect)
+        .into_iter()
+        .filter(|(other, tally)| {
+            **other != *interconnect
+                && tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp)
+                && 1.0 - tally.good() >= scene.at.bad_share
+        })
+        .find_map(|(other, _)| {
+            let group = scene.risk_groups.shared(interconnect, &other)?;
+            Some(format!(
+                "{other}, which shares {group} with {interconnect}, may be as bad: what they share may be at fault"
+            ))
+        })
+}
+
+/// Whether enough ISPs are bad behind it to name it, if its own port or others of its risk group
+/// did not raise the question what it is.
+pub fn is_contested(scene: &Scene<'_>, interconnect: &str) -> bool {
+    let place = Place::Interconnect(interconnect.into());
+    let clients: Vec<&Client> = scene.bad_clients(&place).collect();
+    let is_good = |tally: &Tally| tally.is_good(scene.at);
+    witnesses(scene, interconnect).len() >= MIN_ISPS
+        && !scene.by_isp(interconnect).values().any(is_good)
+        && (shared_fault(scene, interconnect).is_some()
+            || ports::clears(scene, interconnect, &clients).is_some())
+}
+
+/// Whether the ISP could be as bad behind another interconnect, if all that is unsettled there
+/// were bad. Those that `is_excused` do not count.
+fn maybe_bad_elsewhere(
+    scene: &Scene<'_>,
+    isp: &str,
+    interconnect: &str,
+    is_excused: &dyn Fn(&str) -> bool,
+) -> bool {
+    scene
+        .unnamed_by_interconnect(isp)
+        .iter()
+        .any(|(other, tally)| {
+            **other != *interconnect
+                && !is_excused(other)
+                && tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp)
+                && 1.0 - tally.good() >= scene.at.bad_share
+        })
+}
+
+fn bad_share(isp: &str, tally: &Tally, scene: &Scene<'_>) -> Evidence {
+    Evidence {
+        kind: "bad_prefix_share".to_owned(),
+        about: Some(isp.to_owned()),
+        supports: "interconnect".to_owned(),
+        value: Some(tally.bad()),
+        threshold: Some(scene.at.bad_share),
+        samples: tally.prefixes,
+    }
+}
+
+/// Several interconnects: each of them cleared by somebody who is good through it, or by its own
+/// port.
 fn each_cleared(scene: &Scene<'_>, place: &Place) -> Finding {
     let mut reasons = Vec::new();
     for interconnect in scene.bad_interconnects(place) {
+        if let Says::Full(port) = ports::says(scene, &interconnect) {
+            return Finding::Open(format!(
+                "the port of {interconnect} was {}",
+                ports::in_words(port)
+            ));
+        }
         let isps = scene.by_isp(&interconnect);
-        match isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
-            Some((isp, tally)) => reasons.push(good_through(&interconnect, isp, tally)),
-            None => {
-                return Finding::Open(format!(
-                    "no other ISP is clearly good through {interconnect}"
-                ));
-            }
+        if let Some((isp, tally)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
+            reasons.push(good_through(&interconnect, isp, tally));
+        } else if let Says::Clean(port) = ports::says(scene, &interconnect) {
+            reasons.push(format!(
+                "the port of {interconnect} was {}",
+                ports::in_words(port)
+            ));
+        } else {
+            return Finding::Open(format!(
+                "no other ISP is clearly good through {interconnect}"
+            ));
         }
     }
     Finding::Rejected(reasons.join("; "))
@@ -148,6 +311,9 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
     }
     if let Some(why) = maybe_bundle(scene, place) {
         return Finding::Open(why);
+    }
+    if let Says::Full(port) = ports::says(scene, interconnect) {
+        return Finding::Open(format!("its port was {}", ports::in_words(port)));
     }
     // A full member would have made its flows bad, not merely unsettled.
     let spared_flows: u64 = others

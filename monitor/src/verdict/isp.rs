@@ -1,12 +1,14 @@
 //! Hypothesis 6: inside the access ISP, beyond its edge.
 //!
-//! Named when nearly all of its prefixes are bad through at least two direct interconnects, each
-//! of them cleared by another ISP that is good through it at the same time. That second
+//! Named when nearly all of its prefixes are bad through at least two direct interconnects that
+//! share no risk group, each of them cleared by another ISP that is good through it at the same
+//! time, or by its own port's counters. That second
 //! comparison is what "peak against off-peak" of the 2014 dispute lacked.
 
 use super::finding::{Evidence, Finding, Place};
 use super::host;
 use super::interconnect;
+use super::ports::{self, Says};
 use super::scene::{Scene, Tally, tallies};
 
 /// Direct ways into the ISP that must agree.
@@ -69,14 +71,16 @@ fn one(scene: &Scene<'_>, isp: &str) -> Finding {
         ));
     }
     let mut evidence = Vec::new();
+    let mut direct = Vec::new();
     for (path, tally) in &paths {
+        let port = ports::says(scene, path);
+        if let Says::Full(port) = port {
+            return Finding::Open(format!("the port of {path} was {}", ports::in_words(port)));
+        }
         if !is_direct(scene, isp, path) {
             continue;
         }
-        let isps = scene.by_isp(path);
-        let Some((other, cleared)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) else {
-            return Finding::Open(format!("no other ISP is clearly good through {path}"));
-        };
+        direct.push(path);
         evidence.push(share(
             "bad_prefix_share",
             path.to_string(),
@@ -84,18 +88,29 @@ fn one(scene: &Scene<'_>, isp: &str) -> Finding {
             tally,
             scene,
         ));
-        evidence.push(share(
-            "good_prefix_share",
-            format!("{other} through {path}"),
-            cleared.good(),
-            cleared,
-            scene,
-        ));
+        let isps = scene.by_isp(path);
+        if let Some((other, cleared)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
+            evidence.push(share(
+                "good_prefix_share",
+                format!("{other} through {path}"),
+                cleared.good(),
+                cleared,
+                scene,
+            ));
+        } else if !port.is_clean() {
+            return Finding::Open(format!("no other ISP is clearly good through {path}"));
+        }
     }
-    if evidence.len() < MIN_PATHS * 2 {
+    if direct.len() < MIN_PATHS {
         return Finding::Open(format!(
             "{isp} is bad through {} direct interconnect, and one does not tell it from that",
-            evidence.len() / 2
+            direct.len()
+        ));
+    }
+    if scene.risk_groups.independent(direct.iter().copied()) < MIN_PATHS {
+        return Finding::Open(format!(
+            "the {} direct interconnects through which {isp} is bad have something in common",
+            direct.len()
         ));
     }
     Finding::Supported(evidence)

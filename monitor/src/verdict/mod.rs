@@ -23,6 +23,7 @@ pub mod isp;
 pub mod last_mile;
 mod limits;
 mod none;
+pub mod ports;
 pub mod receiver_limited;
 pub mod reverse_path;
 pub mod scene;
@@ -38,12 +39,13 @@ pub use finding::{
     log_name,
 };
 pub use host::{DeviceCounters, LocalCounters};
-pub use scene::{Client, Scene, Tally, Vote};
+pub use scene::{Client, RiskGroups, Scene, Tally, Vote};
 
 use conclude::conclude;
 use limits::Limited;
 
 use crate::config::Thresholds;
+use crate::path::ports::InterconnectPorts;
 
 /// What came together in one window.
 #[derive(Clone, Debug, Default)]
@@ -67,10 +69,17 @@ pub struct Window {
     pub undecided: u64,
     /// Reports that were lost, as a share of all.
     pub missed_share: f64,
+    /// What the interconnects have in common.
+    pub risk_groups: RiskGroups,
 }
 
 /// The verdicts of one window: at least one.
-pub fn decide(window: &Window, local: Option<&LocalCounters>, at: &Thresholds) -> Vec<Verdict> {
+pub fn decide(
+    window: &Window,
+    local: Option<&LocalCounters>,
+    ports: Option<&InterconnectPorts>,
+    at: &Thresholds,
+) -> Vec<Verdict> {
     if let Some(verdict) = inconclusive::verdict(window, at) {
         return vec![verdict];
     }
@@ -83,11 +92,15 @@ pub fn decide(window: &Window, local: Option<&LocalCounters>, at: &Thresholds) -
     let (votes, limited) = Limited::set_aside(&window.votes, bad);
     let mut verdicts = Vec::from_iter(limited.verdict());
     let mut rest: Vec<&Vote> = votes.iter().collect();
+    let mut unnamed = rest.clone();
     loop {
         let scene = Scene {
             all: &votes,
             rest: &rest,
+            unnamed: &unnamed,
             local,
+            ports,
+            risk_groups: &window.risk_groups,
             at,
         };
         let Some(place) = next_place(&scene) else {
@@ -95,6 +108,9 @@ pub fn decide(window: &Window, local: Option<&LocalCounters>, at: &Thresholds) -
         };
         let mut verdict = conclude(&scene, place.clone());
         verdict.rejected.extend(limited.rejected());
+        if verdict.segments.len() == 1 {
+            unnamed.retain(|vote| !place.contains(&vote.cell));
+        }
         verdicts.push(verdict);
         rest.retain(|vote| !place.contains(&vote.cell));
     }
@@ -104,7 +120,10 @@ pub fn decide(window: &Window, local: Option<&LocalCounters>, at: &Thresholds) -
 /// left.
 fn next_place(scene: &Scene<'_>) -> Option<Place> {
     let bad = scene.rest.iter().find(|vote| vote.has_bad())?;
-    if scene.rest.len() == scene.all.len() && host::everything_is_bad(scene) {
+    if scene.rest.len() == scene.all.len()
+        && host::everything_is_bad(scene)
+        && !interconnect::one_full_port_explains_all(scene)
+    {
         return Some(Place::Everything);
     }
     let everything = Place::Everything;
@@ -124,6 +143,11 @@ fn next_place(scene: &Scene<'_>) -> Option<Place> {
         let place = prefix_place(vote);
         if matches!(last_mile::examine(scene, &place), Finding::Supported(_)) {
             return Some(place);
+        }
+    }
+    for interconnect in scene.bad_interconnects(&everything) {
+        if interconnect::is_contested(scene, &interconnect) {
+            return Some(Place::Interconnect(interconnect));
         }
     }
     Some(undecided::place(bad))

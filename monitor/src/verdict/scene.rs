@@ -15,6 +15,7 @@ use super::finding::Place;
 use super::standing::{Standing, Track};
 use crate::cell::CellKey;
 use crate::config::Thresholds;
+use crate::path::ports::InterconnectPorts;
 
 /// One client of a prefix.
 #[derive(Clone, Debug)]
@@ -113,6 +114,40 @@ impl Tally {
     }
 }
 
+/// What each interconnect shares with others: router, port, fabric, reseller, by its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RiskGroups(pub BTreeMap<Arc<str>, Arc<[Arc<str>]>>);
+
+impl RiskGroups {
+    fn of(&self, interconnect: &str) -> &[Arc<str>] {
+        self.0.get(interconnect).map_or(&[], |groups| &**groups)
+    }
+
+    /// What two interconnects have in common, if anything.
+    pub fn shared(&self, one: &str, other: &str) -> Option<&Arc<str>> {
+        let others = self.of(other);
+        self.of(one).iter().find(|group| others.contains(group))
+    }
+
+    /// How many of `interconnects` there are when those that have something in common, directly
+    /// or through others, count once.
+    pub fn independent<'a>(&self, interconnects: impl IntoIterator<Item = &'a Arc<str>>) -> usize {
+        let mut clusters: Vec<Vec<&Arc<str>>> = Vec::new();
+        for name in interconnects {
+            let (joined, mut apart): (Vec<_>, Vec<_>) = clusters.into_iter().partition(|cluster| {
+                cluster
+                    .iter()
+                    .any(|other| *other == name || self.shared(name, other).is_some())
+            });
+            let mut cluster: Vec<_> = joined.into_iter().flatten().collect();
+            cluster.push(name);
+            apart.push(cluster);
+            clusters = apart;
+        }
+        clusters.len()
+    }
+}
+
 /// All that a hypothesis may look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
@@ -120,8 +155,15 @@ pub struct Scene<'a> {
     pub all: &'a [Vote],
     /// Votes that no earlier verdict of this window has explained.
     pub rest: &'a [&'a Vote],
+    /// Votes that no earlier verdict of this window has explained by one name. What was only said
+    /// as a set is no excuse: it may be the same trouble.
+    pub unnamed: &'a [&'a Vote],
     /// What our own devices count; `None`: unknown.
     pub local: Option<&'a LocalCounters>,
+    /// What our ports count; `None`: unknown.
+    pub ports: Option<&'a InterconnectPorts>,
+    /// What interconnects have in common.
+    pub risk_groups: &'a RiskGroups,
     pub at: &'a Thresholds,
 }
 
@@ -162,6 +204,14 @@ impl Scene<'_> {
             votes.filter(|vote| &*vote.cell.interconnect == interconnect),
             |cell| &cell.isp,
         )
+    }
+
+    /// Votes of `isp` that nobody was named for, by interconnect.
+    pub fn unnamed_by_interconnect(&self, isp: &str) -> BTreeMap<Arc<str>, Tally> {
+        let votes = self.unnamed.iter().copied();
+        tallies(votes.filter(|vote| &*vote.cell.isp == isp), |cell| {
+            &cell.interconnect
+        })
     }
 
     /// Unexplained votes of `isp`, by interconnect.

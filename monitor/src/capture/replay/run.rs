@@ -175,7 +175,7 @@ impl Replay {
             ..Missed::default()
         };
         self.before = counters;
-        records.extend(self.pipeline.end_of_window(end_us, None, &missed));
+        records.extend(self.pipeline.end_of_window(end_us, None, None, &missed));
         self.write(&records)
     }
 
@@ -187,7 +187,10 @@ impl Replay {
         if self.attribution == Attribution::On && self.end_us != 0 {
             let local = None;
             let missed = Missed::default();
-            records.extend(self.pipeline.end_of_window(self.end_us, local, &missed));
+            records.extend(
+                self.pipeline
+                    .end_of_window(self.end_us, local, None, &missed),
+            );
         }
         let reason = Some(CloseReason::EndOfCapture);
         records.extend(self.pipeline.finish(self.now_ns / 1_000, reason));

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::site::{HD, Home, LEAD_IN, Life, MIXED, Random, SMALL, Scale, Site};
 use super::verdicts;
 use crate::export::record::VerdictRecord;
+use crate::path::ports::{InterconnectPorts, PortWindow};
 use crate::verdict::{DeviceCounters, LocalCounters, Segment};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +73,8 @@ struct Course {
     /// Part of the home's windows with trouble on its own line.
     troubled: f64,
     counters: bool,
+    /// Whether the ports of both interconnects are read.
+    ports: bool,
     seed: u64,
 }
 
@@ -114,6 +117,23 @@ fn play_all(course: &Course) -> Played {
                     nic_tx_dropped: 0,
                 }],
             }
+        });
+        site.ports = course.ports.then(|| {
+            let port = |name: &'static str| {
+                let is_at_fault =
+                    [course.fault, course.second].contains(&Fault::Interconnect(name));
+                let full = is_at_fault && end > FROM && start < TO + course.stagger;
+                let port = PortWindow {
+                    covered: 0.8,
+                    samples: 4,
+                    utilisation: Some(if full { 0.99 } else { 0.6 }),
+                    drop_share: Some(if full { course.life.loss } else { 0.0 }),
+                    error_share: Some(0.0),
+                    ..PortWindow::default()
+                };
+                (name.into(), port)
+            };
+            InterconnectPorts([port("ic-a"), port("ic-b")].into())
         });
         let learned = window >= LEAD_IN;
         let troubled: Vec<bool> = (0..32)
@@ -166,6 +186,7 @@ fn calm(fault: Fault, seed: u64) -> Course {
         silent: 0.0,
         troubled: 0.0,
         counters: true,
+        ports: false,
         seed,
     }
 }
@@ -203,6 +224,36 @@ fn each_fault_is_named(scale: Scale, windows: usize) {
                 names.len()
             );
         }
+    }
+}
+
+#[test]
+fn each_fault_is_named_as_well_where_the_ports_are_read() {
+    for fault in [
+        Fault::Interconnect("ic-a"),
+        Fault::Isp("isp-y"),
+        Fault::Host,
+        Fault::Home(5),
+    ] {
+        let said = play(&Course {
+            ports: true,
+            ..calm(fault, 4)
+        });
+        let names = names(&said);
+        assert!(
+            names.iter().all(|verdict| fault.is_named_by(verdict)),
+            "{fault:?}: {names:#?}"
+        );
+        assert!(names.len() >= 8, "{fault:?}: named in {}", names.len());
+        let shows_ports = |verdict: &&VerdictRecord| {
+            let kinds = verdict.evidence.iter().map(|item| &*item.kind);
+            kinds.filter(|kind| kind.starts_with("port_")).count() >= 2
+        };
+        let wide = names.iter().filter(|verdict| verdict.prefix.is_none());
+        assert!(
+            wide.copied().all(|verdict| shows_ports(&verdict)),
+            "{names:#?}"
+        );
     }
 }
 
@@ -336,11 +387,11 @@ proptest! {
         stagger in 0.0f64..2.0,
         silent in 0.0f64..0.6,
         troubled in prop_oneof![Just(0.0), 0.0f64..0.3],
-        counters in any::<bool>(),
+        (counters, ports) in (any::<bool>(), any::<bool>()),
         seed in any::<u64>(),
     ) {
         let course =
-            Course { fault, second, life, scale, stagger, silent, troubled, counters, seed };
+            Course { fault, second, life, scale, stagger, silent, troubled, counters, ports, seed };
         let played = play_all(&course);
         for (window, said) in played.said.iter().enumerate() {
             for verdict in said.iter().filter(|verdict| verdict.segments.len() == 1) {

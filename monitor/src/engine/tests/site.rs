@@ -12,6 +12,7 @@ use crate::engine::{Missed, Pipeline};
 use crate::export::Record;
 use crate::path::Routes;
 use crate::path::followed::Affected;
+use crate::path::ports::InterconnectPorts;
 use crate::verdict::LocalCounters;
 
 /// Windows before the baseline is known.
@@ -234,6 +235,7 @@ pub struct Site {
     pub pipeline: Pipeline,
     pub now_us: u64,
     pub local: Option<LocalCounters>,
+    pub ports: Option<InterconnectPorts>,
     pub missed: Missed,
     pub routes: Arc<ArcSwap<Routes>>,
     random: Random,
@@ -294,6 +296,7 @@ impl Site {
             routes,
             now_us: 1_800_000_000_000_000,
             local: None,
+            ports: None,
             missed: Missed {
                 reports_received: 100,
                 ..Missed::default()
@@ -357,8 +360,12 @@ impl Site {
     }
 
     fn end_of_window(&mut self) -> Vec<Record> {
-        self.pipeline
-            .end_of_window(self.now_us, self.local.as_ref(), &self.missed)
+        self.pipeline.end_of_window(
+            self.now_us,
+            self.local.as_ref(),
+            self.ports.as_ref(),
+            &self.missed,
+        )
     }
 }
 

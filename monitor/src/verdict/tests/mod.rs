@@ -1,5 +1,7 @@
 //! Votes made by hand: what is named, and what is not when a comparison is missing.
 
+mod ports;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -81,7 +83,7 @@ fn says(votes: Vec<Vote>, local: Option<&LocalCounters>) -> Vec<Verdict> {
         observations: 100,
         ..Window::default()
     };
-    decide(&window, local, &Thresholds::default())
+    decide(&window, local, None, &Thresholds::default())
 }
 
 fn only(votes: Vec<Vote>) -> Verdict {

@@ -1,5 +1,8 @@
-//! What the kernel says about this network namespace's devices: which there are, which lead to
-//! the Internet, and what their queues dropped.
+//! What the kernel says about this network namespace: its devices, what their queues dropped, and
+//! ([`routing`]) everything that it routes by.
+
+pub mod routing;
+pub mod wire;
 
 use std::{collections::BTreeMap, sync::Arc};
 
