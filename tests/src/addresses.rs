@@ -54,6 +54,26 @@ pub fn gateway(address: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, 1)
 }
 
+/// Our own AS number, where routes come by BGP (RFC 5398 documentation range).
+pub const EDGE_ASN: u32 = 64500;
+
+/// The edge router's device for what the video host sends to this exchange, where the video host's
+/// own routes choose it.
+#[must_use]
+pub fn gateway_device(exchange: usize) -> String {
+    format!("way-{}", exchange + 1)
+}
+
+/// The address of that device: the next hop of the video host's routes.
+#[must_use]
+pub fn exchange_gateway(exchange: usize) -> Ipv4Addr {
+    let [a, b, c, _] = VIDEO_ADDRESS.octets();
+    Ipv4Addr::new(a, b, c, FIRST_GATEWAY + exchange as u8)
+}
+
+/// The gateways' addresses begin here in the video host's /24.
+pub const FIRST_GATEWAY: u8 = 101;
+
 /// Our edge router on an exchange.
 #[must_use]
 pub fn exchange_edge(exchange: usize) -> Ipv4Addr {

@@ -17,6 +17,7 @@ use toml::{Table, Value};
 use crate::addresses::VIDEO;
 use crate::netns;
 use crate::plan::Plan;
+use crate::routes;
 use crate::scenario::Scenario;
 use crate::web;
 
@@ -46,7 +47,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Writes configuration and prefix table below `folder`, starts `lastmile run` in the video
+    /// Writes its configuration below `folder`, beside the files about routes, starts `lastmile run` in the video
     /// host's namespace and waits until it is ready. From then on the log goes to `log` and,
     /// line by line, to the returned channel.
     ///
@@ -58,11 +59,8 @@ impl Daemon {
         folder: &Path,
         log: &Path,
     ) -> Result<(Self, Receiver<Event>)> {
-        let prefixes = folder.join("prefixes.csv");
-        fs::write(&prefixes, plan.prefixes_csv())
-            .with_context(|| format!("cannot write {}", prefixes.display()))?;
         let path = folder.join("lastmile.toml");
-        let text = toml::to_string(&configuration(scenario, &prefixes))
+        let text = toml::to_string(&configuration(scenario, plan))
             .context("the daemon's configuration cannot be written as TOML")?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
 
@@ -169,20 +167,18 @@ pub fn check_log(log: &Path) -> Result<()> {
 
 /// The configuration the daemon gets: what the lab's network requires, and over it whatever the
 /// scenario says.
-fn configuration(scenario: &Scenario, prefixes: &Path) -> Table {
+fn configuration(scenario: &Scenario, plan: &Plan) -> Table {
     let mut table = Table::new();
     let watch = Table::from_iter([
         ("interfaces".to_owned(), Value::from(vec!["eth0"])),
         ("ports".to_owned(), Value::from(vec![i64::from(web::PORT)])),
     ]);
-    let path = prefixes.to_string_lossy().into_owned();
-    let path = Table::from_iter([("prefixes_csv".to_owned(), Value::from(path))]);
     let log = Table::from_iter([
         ("destination".to_owned(), Value::from("stdout")),
         ("level".to_owned(), Value::from("warn")),
     ]);
     table.insert("watch".to_owned(), watch.into());
-    table.insert("path".to_owned(), path.into());
+    table.insert("path".to_owned(), routes::configuration(plan).into());
     table.insert("log".to_owned(), log.into());
     lay_over(&mut table, &scenario.daemon);
     table
@@ -232,13 +228,14 @@ mod tests {
         scenario.daemon = "[watch]\nsample_one_in = 2\n[window]\nlength_s = 5"
             .parse()
             .unwrap();
-        let table = configuration(&scenario, Path::new("/x/prefixes.csv"));
+        let plan = Plan::new(&scenario).unwrap();
+        let table = configuration(&scenario, &plan);
         assert_eq!(table["watch"]["sample_one_in"].as_integer(), Some(2));
         assert_eq!(table["watch"]["ports"][0].as_integer(), Some(80));
         assert_eq!(table["window"]["length_s"].as_integer(), Some(5));
         assert_eq!(
             table["path"]["prefixes_csv"].as_str(),
-            Some("/x/prefixes.csv")
+            Some(routes::PREFIXES_FILE)
         );
     }
 }

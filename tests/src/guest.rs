@@ -19,6 +19,8 @@ use crate::plan::Plan;
 use crate::player::{ChunkReport, play};
 use crate::proof;
 use crate::queues::{self, Sample};
+use crate::reached::{self, Reached, Sighting};
+use crate::rerouting::Rerouting;
 use crate::scenario::Scenario;
 use crate::show::Show;
 use crate::stage::Stage;
@@ -50,8 +52,7 @@ pub struct Options {
 pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     let mut show = Show::new();
     let plan = Plan::new(scenario)?;
-    let prefixes = plan.prefixes_csv().lines().count() - 1;
-    show.opening(scenario, plan.homes.len(), prefixes);
+    show.opening(scenario, plan.homes.len(), plan.prefixes().len());
     let work = Path::new(WORK);
     for folder in [work, &options.out] {
         fs::create_dir_all(folder)
@@ -65,6 +66,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         "net/ipv4/tcp_congestion_control",
         &scenario.video_host.congestion_control,
     )?;
+    let mut rerouting = Rerouting::start(&plan, work, &options.out)?;
     let server = Server::start(&scenario.video, work)?;
     let log_file = options.out.join("lastmile.jsonl");
     let daemon = if options.daemon {
@@ -72,6 +74,9 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     } else {
         None
     };
+    if options.daemon {
+        rerouting.await_told()?;
+    }
     println!("ready after {:.1} s", setting_up.elapsed().as_secs_f64());
 
     let clock = Clock {
@@ -85,13 +90,14 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         clock: &clock,
         show: &mut show,
         said: Vec::new(),
+        sightings: Vec::new(),
         lines: 0,
         broken: None,
     };
     // Without a daemon nobody ever sends, and only time passes.
     let (silence, silent) = channel();
     let events = daemon.as_ref().map_or(&silent, |(_, events)| events);
-    play_timeline(scenario, &plan, events, &mut log)?;
+    play_timeline(scenario, &plan, &mut rerouting, events, &mut log)?;
     drop(silence);
     if let Some((daemon, events)) = daemon {
         daemon.stop(&events, |line| log.line(line))?;
@@ -100,7 +106,8 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     if let Some(error) = log.broken {
         return Err(error);
     }
-    let (said, lines) = (log.said, log.lines);
+    let (said, sightings, lines) = (log.said, log.sightings, log.lines);
+    let moves = rerouting.stop()?;
     let (reports, samples) = observers.stop()?;
     server.stop()?;
 
@@ -112,14 +119,15 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         return Ok(true);
     }
     let outcome = judge(&said, &scenario.truths, *scenario.duration_s.get_ref());
-    show.outcome(&outcome);
+    let reached = reached::judge(&plan, &moves, &sightings);
+    show.outcome(&outcome, &reached);
     println!(
         "{lines} lines in lastmile.jsonl, all as the schema says, {} of them verdicts",
         said.len()
     );
-    write_outcome(&outcome, &contradictions, &options.out)?;
+    write_outcome(&outcome, &reached, &contradictions, &options.out)?;
     ensure_true(&contradictions)?;
-    Ok(outcome.passed())
+    Ok(outcome.passed() && reached.passed())
 }
 
 fn ensure_true(contradictions: &[String]) -> Result<()> {
@@ -161,6 +169,7 @@ struct Log<'a> {
     clock: &'a Clock,
     show: &'a mut Show,
     said: Vec<Said>,
+    sightings: Vec<Sighting>,
     lines: usize,
     /// The first line that could not be read.
     broken: Option<anyhow::Error>,
@@ -181,7 +190,10 @@ impl Log<'_> {
         }
     }
 
-    fn read(&self, line: &str) -> Result<Option<Said>> {
+    fn read(&mut self, line: &str) -> Result<Option<Said>> {
+        let clock = self.clock;
+        let sighting = Sighting::from_line(line, |time| clock.seconds_at(time))?;
+        self.sightings.extend(sighting);
         let Some(verdict) = Verdict::from_line(line)? else {
             return Ok(None);
         };
@@ -190,31 +202,53 @@ impl Log<'_> {
     }
 }
 
-/// Lets time pass: starts and ends each fault when it is due, and hands on what the daemon says.
+/// What happens at a time.
+enum Due {
+    FaultBegins(usize),
+    FaultEnds(usize),
+    Move(usize),
+}
+
+/// Lets time pass: starts and ends each fault and makes each move when it is due, and hands on
+/// what the daemon says.
 fn play_timeline(
     scenario: &Scenario,
     plan: &Plan,
+    rerouting: &mut Rerouting,
     events: &Receiver<Event>,
     log: &mut Log<'_>,
 ) -> Result<()> {
-    let mut due: Vec<(f64, usize, bool)> = Vec::new();
+    let mut due: Vec<(f64, Due)> = Vec::new();
     for (index, fault) in scenario.faults.iter().enumerate() {
-        due.push((fault.from_s, index, true));
-        due.push((*fault.to_s.get_ref(), index, false));
+        due.push((fault.from_s, Due::FaultBegins(index)));
+        due.push((*fault.to_s.get_ref(), Due::FaultEnds(index)));
+    }
+    for (index, moved) in scenario.moves.iter().enumerate() {
+        due.push((*moved.at_s.get_ref(), Due::Move(index)));
     }
     due.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut running: Vec<Option<Running>> = scenario.faults.iter().map(|_| None).collect();
-    for (at_s, index, begins) in due {
+    for (at_s, due) in due {
         pass_until(at_s, events, log)?;
-        log.show
-            .fault(log.clock.elapsed_s(), scenario, index, begins);
-        if begins {
-            let fault = &scenario.faults[index];
-            let name = fault.name.as_ref().map_or("", |name| name.get_ref());
-            let route = plan.fault_route(*fault.fills.get_ref(), name);
-            running[index] = Some(cross::start(&route, &fault.traffic)?);
-        } else if let Some(traffic) = running[index].take() {
-            traffic.stop();
+        let now_s = log.clock.elapsed_s();
+        match due {
+            Due::FaultBegins(index) => {
+                log.show.fault(now_s, scenario, index, true);
+                let fault = &scenario.faults[index];
+                let name = fault.name.as_ref().map_or("", |name| name.get_ref());
+                let route = plan.fault_route(*fault.fills.get_ref(), name);
+                running[index] = Some(cross::start(&route, &fault.traffic)?);
+            }
+            Due::FaultEnds(index) => {
+                log.show.fault(now_s, scenario, index, false);
+                if let Some(traffic) = running[index].take() {
+                    traffic.stop();
+                }
+            }
+            Due::Move(index) => {
+                let words = rerouting.apply(&scenario.moves[index], log.clock.start)?;
+                log.show.rerouted(now_s, &words);
+            }
         }
     }
     pass_until(*scenario.duration_s.get_ref(), events, log)
@@ -328,17 +362,23 @@ fn write_truth(scenario: &Scenario, clock: &Clock, out: &Path) -> Result<()> {
     )
 }
 
-fn write_outcome(outcome: &Outcome, contradictions: &[String], out: &Path) -> Result<()> {
-    let answers = outcome
-        .answers
-        .iter()
-        .map(|answer| json!({"true": answer.truth, "said": answer.said, "right": answer.right}));
+fn write_outcome(
+    outcome: &Outcome,
+    reached: &Reached,
+    contradictions: &[String],
+    out: &Path,
+) -> Result<()> {
+    let answers =
+        outcome.answers.iter().chain(&reached.answers).map(
+            |answer| json!({"true": answer.truth, "said": answer.said, "right": answer.right}),
+        );
     write_json(
         &out.join("outcome.json"),
         &json!({
-            "passed": outcome.passed() && contradictions.is_empty(),
+            "passed": outcome.passed() && reached.passed() && contradictions.is_empty(),
             "answers": answers.collect::<Vec<_>>(),
             "wrongly_blamed": outcome.wrong,
+            "wrong_routes": reached.wrong,
             "truth_contradicted_by": contradictions,
         }),
     )

@@ -3,7 +3,7 @@
 //!
 //! A [`scenario`] is data: topology, traffic, faults over time, and what is true. From it
 //! [`plan`] makes a concrete network ([`addresses`], [`wiring`]), which [`netns`] builds with real
-//! queues. In it runs a real
+//! queues; where the daemon learns its routes live, [`routers`] speak BGP in it. In it runs a real
 //! web server ([`web`]) with one [`player`] a home, the traffic of the faults ([`cross`]) and the
 //! real [`daemon`]. [`queues`] reads the kernel's counters of every queue, by which [`proof`]
 //! makes sure that the truth was true. [`judge`] then compares what the daemon said
@@ -13,6 +13,7 @@
 pub mod addresses;
 pub mod cross;
 pub mod daemon;
+pub mod fib;
 pub mod guest;
 pub mod judge;
 pub mod netns;
@@ -20,6 +21,11 @@ pub mod plan;
 pub mod player;
 pub mod proof;
 pub mod queues;
+pub mod reached;
+pub mod rerouting;
+pub mod router_files;
+pub mod routers;
+pub mod routes;
 pub mod scenario;
 pub mod show;
 pub mod stage;

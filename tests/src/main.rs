@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use lastmile_lab::guest::{self, Options};
+use lastmile_lab::routes::Source;
 use lastmile_lab::scenario::Scenario;
 
 /// Holds lastmile's verdicts against the truth, in a small internet of network namespaces.
@@ -22,18 +23,31 @@ enum Command {
         /// Only prove that the network does what the scenario's truth says.
         #[arg(long)]
         no_daemon: bool,
+        /// Where the daemon learns the routes from, instead of what the scenario says.
+        #[arg(long, value_enum)]
+        routes: Option<Source>,
     },
     /// Check a scenario and print its name and duration as one JSON object.
     Describe {
         /// A built-in scenario's name, or the path of a scenario file.
         scenario: String,
+        /// Where the daemon learns the routes from, instead of what the scenario says.
+        #[arg(long, value_enum)]
+        routes: Option<Source>,
     },
 }
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    let (Command::Guest { scenario, .. } | Command::Describe { scenario }) = &command;
-    let scenario = match Scenario::load(scenario) {
+    let (Command::Guest {
+        scenario, routes, ..
+    }
+    | Command::Describe { scenario, routes }) = &command;
+    let loaded = Scenario::load(scenario).and_then(|scenario| match routes {
+        Some(routes) => scenario.with_routes(*routes),
+        None => Ok(scenario),
+    });
+    let scenario = match loaded {
         Ok(scenario) => scenario,
         Err(error) => {
             eprintln!("lab: {error:#}");

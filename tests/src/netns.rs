@@ -9,7 +9,9 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
+use crate::addresses::EDGE;
 use crate::plan::Plan;
+use crate::routes::Source;
 use crate::wiring::Namespace;
 
 /// Where iproute2 keeps named namespaces.
@@ -25,6 +27,11 @@ pub fn build(plan: &Plan) -> Result<()> {
     let (routers, homes) = namespaces.split_at(namespaces.len() - plan.homes.len());
     // In order: a router may make another's devices.
     routers.iter().try_for_each(configure)?;
+    if plan.routes == Source::Kernel {
+        // Else each device of the edge answers for all of its addresses, and which one a packet
+        // comes in by is chance.
+        set_sysctl(EDGE, "net/ipv4/conf/all/arp_ignore", "1")?;
+    }
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let share = homes.len().div_ceil(workers);
     thread::scope(|scope| {
@@ -102,7 +109,10 @@ pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
 
 /// Feeds lines to `ip -batch` or `tc -batch`: one process for all of them, because starting one
 /// takes 75 ms under emulation.
-fn batch(tool: &str, namespace: Option<&str>, lines: &[String]) -> Result<()> {
+///
+/// # Errors
+/// If the tool is missing or refuses a line; the message holds the lines and its answer.
+pub fn batch(tool: &str, namespace: Option<&str>, lines: &[String]) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }

@@ -20,9 +20,10 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 
 use crate::addresses::{
-    CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, VIDEO, VIDEO_ADDRESS, access, border, cache,
-    cache_address, core_far, exchange_elsewhere, port_device, transit_far,
+    CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, FIRST_GATEWAY, VIDEO, VIDEO_ADDRESS, access, border,
+    cache, cache_address, core_far, exchange_elsewhere, port_device, transit_far,
 };
+use crate::routes::Source;
 use crate::scenario::{Link, Place, Scenario};
 
 /// Homes' addresses are 198.18.P.10 and up, from the range for tests of networks (RFC 2544).
@@ -31,6 +32,8 @@ const FIRST_HOME: usize = 10;
 const HOMES_PER_PREFIX_MAX: usize = 240;
 /// An exchange is a /24; its border routers have the addresses from 10 on.
 const ISPS_MAX: usize = 200;
+/// So many gateways fit into the video host's /24.
+const GATEWAYS_MAX: usize = 255 - FIRST_GATEWAY as usize;
 /// 198.18.0.0/16 holds so many /24.
 const PREFIXES_MAX: usize = 256;
 
@@ -93,7 +96,10 @@ pub struct Plan {
     pub isps: Vec<String>,
     /// Names of the interconnects, in the scenario's order.
     pub interconnects: Vec<String>,
-    asns: Vec<u32>,
+    /// Their origin AS numbers.
+    pub asns: Vec<u32>,
+    /// Where the daemon learns the routes from.
+    pub routes: Source,
 }
 
 impl Plan {
@@ -120,12 +126,18 @@ impl Plan {
             "{} ISPs are more than the {ISPS_MAX} that fit on an exchange",
             scenario.isps.len()
         );
+        ensure!(
+            scenario.routes != Source::Kernel || scenario.interconnects.len() <= GATEWAYS_MAX,
+            "{} interconnects are more than the {GATEWAYS_MAX} that the video host has gateways for",
+            scenario.interconnects.len()
+        );
         let mut plan = Self {
             homes: place_homes(scenario),
             ports: Vec::new(),
             isps: names(scenario.isps.iter().map(|isp| isp.name.get_ref())),
             interconnects: names(scenario.interconnects.iter().map(|i| i.name.get_ref())),
             asns: scenario.isps.iter().map(|isp| isp.asn).collect(),
+            routes: scenario.routes,
         };
         plan.ports = plan.place_ports(scenario);
         Ok(plan)
@@ -167,25 +179,6 @@ impl Plan {
             });
         }
         ports
-    }
-
-    /// The daemon's prefix table: `prefix,origin_asn,isp,interconnect`.
-    #[must_use]
-    pub fn prefixes_csv(&self) -> String {
-        let mut rows = vec!["prefix,origin_asn,isp,interconnect".to_owned()];
-        for home in &self.homes {
-            let row = format!(
-                "{},{},{},{}",
-                home.prefix(),
-                self.asns[home.isp],
-                self.isps[home.isp],
-                self.interconnects[home.interconnect]
-            );
-            if rows.last() != Some(&row) {
-                rows.push(row);
-            }
-        }
-        rows.join("\n") + "\n"
     }
 
     /// The way of the traffic that fills `place`, past every other queue of the plan. What fills a
@@ -307,15 +300,6 @@ mod tests {
         let rtts: Vec<u32> = plan.homes.iter().map(|home| home.base_rtt_ms).collect();
         assert_eq!(rtts.iter().min(), Some(&10));
         assert_eq!(rtts.iter().max(), Some(&40));
-    }
-
-    #[test]
-    fn the_prefix_table_has_one_row_a_prefix() {
-        let csv = plan("healthy").prefixes_csv();
-        let rows: Vec<&str> = csv.lines().collect();
-        assert_eq!(rows.len(), 1 + 16);
-        assert_eq!(rows[1], "198.18.0.0/24,64501,Northnet,ix-east");
-        assert_eq!(rows[16], "198.18.15.0/24,64502,Southnet,ix-west");
     }
 
     #[test]

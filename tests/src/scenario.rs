@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use crate::plan::Plan;
+use crate::routes::{Move, Source, conflict};
 
 /// The scenarios that come with the program, by name.
-pub const BUILT_IN: [(&str, &str); 5] = [
+pub const BUILT_IN: [(&str, &str); 6] = [
     ("healthy", include_str!("../scenarios/healthy.toml")),
     ("last-mile", include_str!("../scenarios/last-mile.toml")),
     (
@@ -25,6 +26,10 @@ pub const BUILT_IN: [(&str, &str); 5] = [
     ),
     ("isp", include_str!("../scenarios/isp.toml")),
     ("host", include_str!("../scenarios/host.toml")),
+    (
+        "moved-prefix",
+        include_str!("../scenarios/moved-prefix.toml"),
+    ),
 ];
 
 /// One scenario, as its file says it.
@@ -37,6 +42,9 @@ pub struct Scenario {
     pub about: String,
     /// How long the scenario runs, in seconds from the first player's start.
     pub duration_s: Spanned<f64>,
+    /// Where the daemon learns the routes from.
+    #[serde(default)]
+    pub routes: Source,
     /// Our own machine.
     pub video_host: VideoHost,
     /// Links by which traffic leaves our network, at least one.
@@ -55,6 +63,9 @@ pub struct Scenario {
     /// What goes wrong, and when.
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
+    /// Prefixes that take another way, and when.
+    #[serde(default, rename = "move")]
+    pub moves: Vec<Move>,
     /// What is true, and when; none means that nothing is wrong.
     #[serde(default, rename = "truth")]
     pub truths: Vec<Truth>,
@@ -265,10 +276,28 @@ impl Scenario {
         Duration::from_secs_f64(*self.duration_s.get_ref())
     }
 
-    /// Name and duration as one JSON object, for whoever starts the machine.
+    /// The same with routes from elsewhere.
+    ///
+    /// # Errors
+    /// If they cannot come from there.
+    pub fn with_routes(mut self, routes: Source) -> Result<Self> {
+        self.routes = routes;
+        let plan = Plan::new(&self)?;
+        match conflict(&plan) {
+            Some(why) => Err(anyhow!("{why}")),
+            None => Ok(self),
+        }
+    }
+
+    /// Name, duration and whether BGP daemons run in it, as one JSON object for whoever starts the
+    /// machine.
     #[must_use]
     pub fn description(&self) -> serde_json::Value {
-        serde_json::json!({"name": self.name.get_ref(), "duration_s": self.duration_s.get_ref()})
+        serde_json::json!({
+            "name": self.name.get_ref(),
+            "duration_s": self.duration_s.get_ref(),
+            "routers": self.routes == Source::Bgp,
+        })
     }
 
     /// Length of the daemon's windows, in seconds: `[daemon.window] length_s`, or its default.
@@ -336,6 +365,12 @@ impl Scenario {
             at: self.name.span(),
             what: why.to_string(),
         })?;
+        if let Some(why) = conflict(&plan) {
+            return refuse(&self.name, why);
+        }
+        for moved in &self.moves {
+            self.check_move(moved, &plan)?;
+        }
         for fault in &self.faults {
             check_times(fault.from_s, &fault.to_s, duration_s)?;
             self.check_fault(fault, &plan)?;
@@ -388,22 +423,22 @@ impl Scenario {
             self.check_isp(name)?;
         }
         if let Some(prefix) = &truth.prefix {
-            let known = plan
-                .homes
-                .iter()
-                .any(|home| home.prefix() == *prefix.get_ref());
-            if !known {
-                return refuse(
-                    prefix,
-                    format!(
-                        "no home lives in {:?}; the first prefix is {}",
-                        prefix.get_ref(),
-                        plan.homes[0].prefix()
-                    ),
-                );
-            }
+            check_prefix(prefix, plan)?;
         }
         Ok(())
+    }
+
+    fn check_move(&self, moved: &Move, plan: &Plan) -> Result<(), Problem> {
+        check_prefix(&moved.prefix, plan)?;
+        self.check_interconnect(&moved.to)?;
+        let (at_s, duration_s) = (*moved.at_s.get_ref(), *self.duration_s.get_ref());
+        if (0.0..duration_s).contains(&at_s) {
+            return Ok(());
+        }
+        refuse(
+            &moved.at_s,
+            format!("at_s must be within 0 to {duration_s} s"),
+        )
     }
 
     fn check_interconnect(&self, name: &Spanned<String>) -> Result<(), Problem> {
@@ -452,6 +487,21 @@ fn check_names<'a>(
     Ok(())
 }
 
+fn check_prefix(prefix: &Spanned<String>, plan: &Plan) -> Result<(), Problem> {
+    let mut homes = plan.homes.iter();
+    if homes.any(|home| home.prefix() == *prefix.get_ref()) {
+        return Ok(());
+    }
+    refuse(
+        prefix,
+        format!(
+            "no home lives in {:?}; the first prefix is {}",
+            prefix.get_ref(),
+            plan.homes[0].prefix()
+        ),
+    )
+}
+
 fn check_known(name: &Spanned<String>, table: &str, known: Vec<&str>) -> Result<(), Problem> {
     if known.contains(&name.get_ref().as_str()) {
         return Ok(());
@@ -493,7 +543,7 @@ mod tests {
     fn built_in_scenarios_differ_only_in_what_goes_wrong() {
         let stage = |text: &str| {
             let mut table: toml::Table = text.parse().unwrap();
-            for key in ["name", "about", "fault", "truth"] {
+            for key in ["name", "about", "routes", "fault", "move", "truth"] {
                 table.remove(key);
             }
             table
@@ -553,6 +603,27 @@ mod tests {
             error.ends_with("there is already an [[interconnect]] called \"ix-east\""),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_move_to_an_interconnect_that_nobody_defined_is_refused() {
+        let scenario = BUILT_IN[5].1;
+        let text = scenario.replace("to = \"ix-west\"", "to = \"ix-north\"");
+        assert_ne!(text, scenario);
+        let error = Scenario::parse(&text, "mine.toml").unwrap_err().to_string();
+        assert!(
+            error
+                .ends_with("no [[interconnect]] is called \"ix-north\": there is ix-east, ix-west"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_isp_with_our_own_number_is_refused_where_routes_come_by_bgp() {
+        let text = BUILT_IN[0].1.replace("asn = 64501", "asn = 64500");
+        let scenario = Scenario::parse(&text, "mine.toml").unwrap();
+        let error = scenario.with_routes(Source::Bgp).unwrap_err().to_string();
+        assert!(error.contains("Northnet has asn 64500"), "{error}");
     }
 
     #[test]

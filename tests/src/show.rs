@@ -5,6 +5,7 @@ use std::env;
 
 use crate::judge::{Outcome, Said, in_words};
 use crate::proof::Phase;
+use crate::reached::Reached;
 use crate::scenario::{Place, Scenario, Traffic};
 
 /// Colours as terminals know them.
@@ -97,6 +98,11 @@ impl Show {
         self.line(at_s, &self.paint(YELLOW, &text));
     }
 
+    /// A prefix takes another way.
+    pub fn rerouted(&self, at_s: f64, words: &str) {
+        self.line(at_s, &self.paint(YELLOW, &format!("-- {words} --")));
+    }
+
     /// A verdict came; shown if it says something new.
     pub fn verdict(&mut self, at_s: f64, said: &Said) {
         if self.window_s != Some(said.at_s) {
@@ -161,10 +167,11 @@ impl Show {
     }
 
     /// What was true and what was said.
-    pub fn outcome(&self, outcome: &Outcome) {
+    pub fn outcome(&self, outcome: &Outcome, reached: &Reached) {
+        let answers = || outcome.answers.iter().chain(&reached.answers);
         let width = |words: &mut dyn Iterator<Item = usize>| words.max().unwrap_or(0).max(13);
-        let true_width = width(&mut outcome.answers.iter().map(|a| a.truth.len()));
-        let said_width = width(&mut outcome.answers.iter().map(|a| a.said.len()));
+        let true_width = width(&mut answers().map(|a| a.truth.len()));
+        let said_width = width(&mut answers().map(|a| a.said.len()));
         println!();
         println!(
             "{}",
@@ -176,7 +183,7 @@ impl Show {
                 )
             )
         );
-        for answer in &outcome.answers {
+        for answer in answers() {
             let mark = if answer.right {
                 self.paint(GREEN, "right")
             } else {
@@ -192,6 +199,15 @@ impl Show {
         }
         for wrong in &outcome.wrong {
             println!("{} {wrong}", self.paint(RED, "wrongly blamed:"));
+        }
+        if reached.wrong.is_empty() {
+            println!(
+                "{} flow records, each with the right interconnect",
+                reached.right
+            );
+        }
+        for wrong in &reached.wrong {
+            println!("{} {wrong}", self.paint(RED, "wrong route:"));
         }
     }
 }

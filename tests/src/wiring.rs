@@ -5,10 +5,16 @@ use std::net::Ipv4Addr;
 use crate::addresses::{
     CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, LINE_GATEWAY, VIDEO, VIDEO_ADDRESS, access, border,
     cache, cache_address, core_far, core_near, exchange_border, exchange_device, exchange_edge,
-    exchange_elsewhere, gateway, port_device, transit_far, transit_near,
+    exchange_elsewhere, exchange_gateway, gateway, gateway_device, port_device, transit_far,
+    transit_near,
 };
 use crate::plan::{Home, Plan, Port};
+use crate::routes::{Source, Ways};
 use crate::scenario::Queue;
+
+/// The edge's tables of routes for what the video host sends to its gateways begin here; any
+/// number but the kernel's own (253 to 255) will do.
+const FIRST_TABLE: usize = 1000;
 
 /// What `ip` and `tc` have to do in one namespace.
 #[derive(Debug, Default, Clone)]
@@ -65,7 +71,7 @@ impl Plan {
     #[must_use]
     pub fn namespaces(&self) -> Vec<Namespace> {
         let mut all = vec![
-            host(VIDEO, VIDEO_ADDRESS),
+            self.video(),
             host(CONTENT, CONTENT_ADDRESS),
             self.edge(),
             self.elsewhere(),
@@ -99,9 +105,11 @@ impl Plan {
             ));
             ip.push(format!("link set {device} up"));
         }
-        for (prefix, home) in self.prefixes() {
-            let next_hop = exchange_border(home.interconnect, home.isp);
-            ip.push(format!("route add {prefix} via {next_hop}"));
+        match self.routes {
+            Source::Csv => ip.extend(Ways::at_first(self).next_hops().iter().map(to_gateway)),
+            // Its routers say.
+            Source::Bgp => {}
+            Source::Kernel => self.gateways(&mut ip),
         }
         Namespace {
             name: EDGE.to_owned(),
@@ -109,6 +117,40 @@ impl Plan {
             ip,
             tc: Vec::new(),
         }
+    }
+
+    /// Where the video host chooses the interconnect by the next hop: a device of the edge for
+    /// each, and a table of routes for what comes in by it.
+    fn gateways(&self, ip: &mut Vec<String>) {
+        for exchange in 0..self.interconnects.len() {
+            let device = gateway_device(exchange);
+            let table = FIRST_TABLE + exchange;
+            ip.push(format!(
+                "link add link video name {device} type macvlan mode bridge"
+            ));
+            ip.push(format!(
+                "addr add {}/32 dev {device}",
+                exchange_gateway(exchange)
+            ));
+            ip.push(format!("link set {device} up"));
+            ip.push(format!("rule add iif {device} lookup {table}"));
+            for (prefix, home) in self.prefixes() {
+                let next_hop = exchange_border(exchange, home.isp);
+                ip.push(format!("route add {prefix} via {next_hop} table {table}"));
+            }
+        }
+    }
+
+    fn video(&self) -> Namespace {
+        let mut video = host(VIDEO, VIDEO_ADDRESS);
+        if self.routes == Source::Kernel {
+            let ways = Ways::at_first(self).0;
+            let lines = ways
+                .iter()
+                .map(|way| to_gateway(&(way.prefix.clone(), exchange_gateway(way.interconnect))));
+            video.ip.extend(lines);
+        }
+        video
     }
 
     fn elsewhere(&self) -> Namespace {
@@ -235,6 +277,11 @@ fn home_namespace(home: &Home) -> Namespace {
             home.base_rtt_ms
         )],
     }
+}
+
+/// A line for `ip -batch` that leads a prefix over a gateway, as for the first time.
+fn to_gateway((prefix, gateway): &(String, Ipv4Addr)) -> String {
+    format!("route replace {prefix} via {gateway}")
 }
 
 /// Lines for `tc -batch` that give a port its rate and queue.

@@ -57,6 +57,7 @@ pub fn run(kernel: Option<Kernel>, arguments: &[String]) -> Result<ExitCode> {
         environment: Vec::new(),
         binaries: vec![example],
         files: Vec::new(),
+        routers: false,
         streams: Vec::new(),
         time_limit: TIME_LIMIT,
         out_dir: cargo::workspace().join("target/vm-bench"),

@@ -16,6 +16,8 @@ use crate::{
     cargo,
     kernel::Kernel,
     process::output_of,
+    programs::Bundle,
+    requirements::Requirement,
     setup,
     vm::{self, Init, VmSpec},
 };
@@ -111,30 +113,88 @@ impl Programs {
     }
 }
 
-/// How long a scenario takes by its own account, in real time; the lab on this side reads it.
-///
-/// # Errors
-/// When the lab refuses the scenario, with its reasons.
-fn duration(programs: &Programs, scenario: &Scenario) -> Result<Duration> {
-    let mut command = Command::new(&programs.lab);
-    let output = output_of(command.arg("describe").arg(&scenario.file))?;
-    serde_json::from_str::<Value>(&output)
-        .ok()
-        .and_then(|description| description.get("duration_s")?.as_f64())
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .with_context(|| format!("`lab describe` says no duration_s: {output}"))
+/// Where the daemon learns the routes from; the lab knows what each means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Routes {
+    /// A table in a file
+    Csv,
+    /// A BMP session of the lab's edge router
+    Bgp,
+    /// The routes of the kernel that sends the video
+    Kernel,
+}
+
+impl Routes {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Bgp => "bgp",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+/// What the lab on this side says about a scenario.
+struct Description {
+    /// In real time.
+    duration: Duration,
+    /// Whether BGP daemons run in it.
+    routers: bool,
+}
+
+impl Description {
+    /// # Errors
+    /// When the lab refuses the scenario, with its reasons.
+    fn read(programs: &Programs, played: &Played<'_>) -> Result<Self> {
+        let mut command = Command::new(&programs.lab);
+        command.arg("describe").arg(&played.scenario.file);
+        let output = output_of(command.args(played.arguments()))?;
+        let value: Value = serde_json::from_str(&output)
+            .with_context(|| format!("`lab describe` prints no JSON: {output}"))?;
+        let duration = value["duration_s"]
+            .as_f64()
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            .with_context(|| format!("`lab describe` says no duration_s: {output}"))?;
+        let routers = value["routers"]
+            .as_bool()
+            .with_context(|| format!("`lab describe` says no routers: {output}"))?;
+        Ok(Self { duration, routers })
+    }
+}
+
+/// A scenario as it is to be played.
+pub struct Played<'a> {
+    pub scenario: &'a Scenario,
+    /// Instead of what the scenario says.
+    pub routes: Option<Routes>,
+    pub kernel: Kernel,
+}
+
+impl Played<'_> {
+    /// What the lab is told besides the scenario.
+    fn arguments(&self) -> Vec<String> {
+        let routes = self.routes.iter();
+        routes
+            .flat_map(|routes| ["--routes".to_owned(), routes.name().to_owned()])
+            .collect()
+    }
 }
 
 /// Sets up, builds and plays.
 ///
 /// # Errors
 /// When that could not be done; a verdict that is not the truth is an exit code.
-pub fn run(scenario: &str, kernel: Kernel) -> Result<ExitCode> {
+pub fn run(scenario: &str, routes: Option<Routes>, kernel: Kernel) -> Result<ExitCode> {
     let scenario = Scenario::find(scenario)?;
     let cache = setup::ensure_for_vm(kernel)?;
     let programs = Programs::build()?;
     let out_dir = Path::new("target/lab").join(&scenario.name);
-    let status = play(&cache, &scenario, kernel, &programs, &out_dir)?;
+    let played = Played {
+        scenario: &scenario,
+        routes,
+        kernel,
+    };
+    let status = play(&cache, &played, &programs, &out_dir)?;
     println!("\nlog    {}", out_dir.join("lastmile.jsonl").display());
     println!("truth  {}", out_dir.join("truth.json").display());
     Ok(vm::command::exit_code(status))
@@ -147,11 +207,14 @@ pub fn run(scenario: &str, kernel: Kernel) -> Result<ExitCode> {
 /// When the machine fails.
 pub fn play(
     cache: &Cache,
-    scenario: &Scenario,
-    kernel: Kernel,
+    played: &Played<'_>,
     programs: &Programs,
     out_dir: &Path,
 ) -> Result<i32> {
+    let description = Description::read(programs, played)?;
+    if description.routers {
+        setup::ensure(&[Requirement::Programs(Bundle::Routing)])?;
+    }
     let out_dir = cargo::workspace().join(out_dir);
     if out_dir.exists() {
         fs::remove_dir_all(&out_dir)
@@ -164,19 +227,21 @@ pub fn play(
         .filter_map(|name| Some((name.to_owned(), env::var(name).ok()?)))
         .collect();
     let folder = cargo::workspace().join("target/lab-programs");
+    let command = ["lab", "guest", SCENARIO].map(str::to_owned).into_iter();
     let spec = VmSpec {
-        kernel,
+        kernel: played.kernel,
         init: Init::Script,
         kernel_arguments: Vec::new(),
-        command: ["lab", "guest", SCENARIO].map(str::to_owned).into(),
+        command: command.chain(played.arguments()).collect(),
         environment,
         binaries: vec![
             cargo::without_debug_information(&programs.lastmile, &folder)?,
             cargo::without_debug_information(&programs.lab, &folder)?,
         ],
-        files: vec![(scenario.file.clone(), SCENARIO.into())],
+        files: vec![(played.scenario.file.clone(), SCENARIO.into())],
+        routers: description.routers,
         streams: Vec::new(),
-        time_limit: duration(programs, scenario)? + TIME_BESIDES,
+        time_limit: description.duration + TIME_BESIDES,
         out_dir,
     };
     vm::run(cache, &spec, &mut |line| println!("{line}"))

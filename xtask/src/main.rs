@@ -29,7 +29,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::kernel::Kernel;
+use crate::{kernel::Kernel, lab::Routes};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, about = "Set up, build, run and test lastmile", after_help = ENVIRONMENT)]
@@ -60,6 +60,9 @@ enum Task {
         /// A name in tests/scenarios, or the path of a scenario file
         #[arg(long, default_value = "interconnect")]
         scenario: String,
+        /// Where the daemon learns the routes from, instead of what the scenario says
+        #[arg(long, value_enum)]
+        routes: Option<Routes>,
         /// The kernel that the machine boots
         #[arg(long, value_enum, default_value_t)]
         kernel: Kernel,
@@ -130,7 +133,11 @@ fn run(task: Task) -> Result<ExitCode> {
             println!("Everything is there.");
             Ok(ExitCode::SUCCESS)
         }
-        Task::Run { scenario, kernel } => lab::run(&scenario, kernel),
+        Task::Run {
+            scenario,
+            routes,
+            kernel,
+        } => lab::run(&scenario, routes, kernel),
         Task::Test => test::run(),
         Task::Conformance { folder, write_docs } => {
             conformance::run(&conformance::Request { folder, write_docs })

@@ -14,66 +14,131 @@ use anyhow::{Context, Result};
 
 use crate::{apt::Places, cache::Cache};
 
-/// The folder of the cache with unpacked programs, and the one in it with [`wrappers`].
-const PROGRAMS_FOLDER: &str = "programs";
+/// The folder with [`wrappers`] in one of unpacked programs.
 const WRAPPERS: &str = "wrappers";
 
 /// Folders of programs that an ordinary user's `PATH` may lack.
-const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
+const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/lib/frr"];
 
 /// A program that is used on this machine or copied into virtual ones, and Debian's package of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
     pub name: &'static str,
     pub package: &'static str,
+    /// What a shell runs in its [`wrapper`](wrappers) where that is not the program's own file;
+    /// `$root` is where it was unpacked.
+    start: Option<&'static str>,
 }
 
-const PROGRAMS: [Program; 11] = [
-    Program {
-        name: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-    },
-    Program {
-        name: "busybox",
-        package: "busybox-static",
-    },
-    Program {
-        name: "bash",
-        package: "bash",
-    },
-    Program {
-        name: "ip",
-        package: "iproute2",
-    },
-    Program {
-        name: "tc",
-        package: "iproute2",
-    },
-    Program {
-        name: "ss",
-        package: "iproute2",
-    },
-    Program {
-        name: "nginx",
-        package: "nginx",
-    },
-    Program {
-        name: "kill",
-        package: "procps",
-    },
-    Program {
-        name: "systemctl",
-        package: "systemd",
-    },
-    Program {
-        name: "journalctl",
-        package: "systemd",
-    },
-    Program {
-        name: "systemd-analyze",
-        package: "systemd",
-    },
+impl Program {
+    const fn new(name: &'static str, package: &'static str) -> Self {
+        Self {
+            name,
+            package,
+            start: None,
+        }
+    }
+
+    const fn started(name: &'static str, package: &'static str, start: &'static str) -> Self {
+        Self {
+            name,
+            package,
+            start: Some(start),
+        }
+    }
+}
+
+/// Programs that are obtained together.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Bundle {
+    /// QEMU, and what goes into every machine.
+    Machine,
+    /// BGP daemons and readers of what they say, for tests, and for scenarios with routers.
+    Routing,
+}
+
+const MACHINE: [Program; 11] = [
+    Program::new("qemu-system-x86_64", "qemu-system-x86"),
+    Program::new("busybox", "busybox-static"),
+    Program::new("bash", "bash"),
+    Program::new("ip", "iproute2"),
+    Program::new("tc", "iproute2"),
+    Program::new("ss", "iproute2"),
+    Program::new("nginx", "nginx"),
+    Program::new("kill", "procps"),
+    Program::new("systemctl", "systemd"),
+    Program::new("journalctl", "systemd"),
+    Program::new("systemd-analyze", "systemd"),
 ];
+
+const ROUTING: [Program; 8] = [
+    Program::new("gobgpd", "gobgpd"),
+    // It looks for its modules where it would be installed.
+    Program::started(
+        "bgpd",
+        "frr",
+        "\"$root/usr/lib/frr/bgpd\" --moduledir \"$root/usr/lib/x86_64-linux-gnu/frr/modules\"",
+    ),
+    Program::new("zebra", "frr"),
+    Program::new("bird", "bird2"),
+    Program::new("birdc", "bird2"),
+    Program::started(
+        "python3-exabgp",
+        "python3-exabgp",
+        "env PYTHONPATH=\"$root/usr/lib/python3/dist-packages\" python3 -m exabgp.application.bgp",
+    ),
+    Program::new("pmbmpd", "pmacct"),
+    Program::new("bgpdump", "bgpdump"),
+];
+
+impl Bundle {
+    pub const ALL: [Self; 2] = [Self::Machine, Self::Routing];
+
+    /// The folder of the cache with these programs, unpacked.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Machine => "programs",
+            Self::Routing => "routing-programs",
+        }
+    }
+
+    fn programs(self) -> &'static [Program] {
+        match self {
+            Self::Machine => &MACHINE,
+            Self::Routing => &ROUTING,
+        }
+    }
+
+    /// The programs that are neither installed nor unpacked.
+    pub fn missing(self, cache: &Cache) -> Vec<Program> {
+        let programs = self.programs().iter().copied();
+        programs
+            .filter(|program| find(cache, program.name).is_err())
+            .collect()
+    }
+
+    /// Downloads and unpacks what this machine lacks.
+    ///
+    /// # Errors
+    /// When a package cannot be had.
+    pub fn obtain(self, cache: &Cache, places: &mut Places<'_>) -> Result<()> {
+        // Whatever this machine lacks, not only what an earlier set-up lacked: the folder is made
+        // anew.
+        let programs = self.programs().iter().copied();
+        let packages = packages(programs.filter(|program| in_path(program.name).is_none()));
+        places.find(&packages.join(", "), |apt| {
+            for package in &packages {
+                if apt.candidate(package)?.is_none() {
+                    return Ok(None);
+                }
+            }
+            let staged = cache.stage(self.folder())?;
+            apt.unpack_with_dependencies(&packages, &staged)?;
+            wrappers(&staged, self.programs())?;
+            cache.publish(&staged, self.folder()).map(Some)
+        })
+    }
+}
 
 /// A program that was found.
 #[derive(Debug, Clone)]
@@ -107,18 +172,22 @@ impl FoundProgram {
     }
 }
 
-/// Where unpacked packages have their shared libraries, with the top-level links merged or not.
+/// Where packages have their shared libraries, with the top-level links merged or not.
+const LIBRARY_FOLDERS: [&str; 4] = [
+    "usr/lib/x86_64-linux-gnu",
+    "lib/x86_64-linux-gnu",
+    // Where programs of systemd and of FRR look by themselves when they are installed.
+    "usr/lib/x86_64-linux-gnu/systemd",
+    "usr/lib/x86_64-linux-gnu/frr",
+];
+
+/// Where unpacked packages have their shared libraries.
 pub fn library_folders(root: &Path) -> Vec<PathBuf> {
-    [
-        "usr/lib/x86_64-linux-gnu",
-        "lib/x86_64-linux-gnu",
-        // Where systemd's programs look by themselves when they are installed.
-        "usr/lib/x86_64-linux-gnu/systemd",
-    ]
-    .into_iter()
-    .map(|below| root.join(below))
-    .filter(|folder| folder.is_dir())
-    .collect()
+    LIBRARY_FOLDERS
+        .into_iter()
+        .map(|below| root.join(below))
+        .filter(|folder| folder.is_dir())
+        .collect()
 }
 
 /// Finds a program among the unpacked packages, else on this machine.
@@ -126,11 +195,14 @@ pub fn library_folders(root: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// When it is in neither place.
 pub fn find(cache: &Cache, name: &str) -> Result<FoundProgram> {
-    let root = cache.path(PROGRAMS_FOLDER);
-    unpacked(&root, name)
-        .map(|path| FoundProgram {
-            path,
-            root: Some(root.clone()),
+    Bundle::ALL
+        .into_iter()
+        .map(|bundle| cache.path(bundle.folder()))
+        .find_map(|root| {
+            Some(FoundProgram {
+                path: unpacked(&root, name)?,
+                root: Some(root),
+            })
         })
         .or_else(|| in_path(name).map(|path| FoundProgram { path, root: None }))
         .with_context(|| format!("there is no {name}: run `cargo xtask setup`"))
@@ -138,7 +210,7 @@ pub fn find(cache: &Cache, name: &str) -> Result<FoundProgram> {
 
 /// The file of a program below the root of unpacked packages.
 fn unpacked(root: &Path, name: &str) -> Option<PathBuf> {
-    ["usr/sbin", "usr/bin", "sbin", "bin"]
+    ["usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/frr"]
         .into_iter()
         .map(|below| root.join(below).join(name))
         .find(|path| path.is_file())
@@ -152,25 +224,31 @@ pub fn path_with_programs(cache: &Cache) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path)
         .chain(SYSTEM_FOLDERS.map(PathBuf::from))
-        .chain([cache.path(PROGRAMS_FOLDER).join(WRAPPERS)]);
+        .chain(Bundle::ALL.map(|bundle| cache.path(bundle.folder()).join(WRAPPERS)));
     env::join_paths(folders).context("the cache's path has a colon")
 }
 
 /// Makes scripts that start the programs unpacked below `root` with their libraries, for those who
 /// only know their names.
-fn wrappers(root: &Path) -> Result<()> {
+fn wrappers(root: &Path, programs: &[Program]) -> Result<()> {
     let folder = root.join(WRAPPERS);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for program in PROGRAMS {
+    let libraries = LIBRARY_FOLDERS.map(|below| format!("$root/{below}"));
+    for program in programs {
         if let Some(path) = unpacked(root, program.name) {
+            let file = path.strip_prefix(root).unwrap_or(&path).display();
+            let start = program
+                .start
+                .map_or_else(|| format!("\"$root/{file}\""), str::to_owned);
             // Relative to itself, because `root` has yet to get its final name.
             let script = format!(
                 "#!/bin/sh\n\
                  root=$(dirname \"$(readlink -f \"$0\")\")/..\n\
-                 libraries=$root/usr/lib/x86_64-linux-gnu\n\
-                 export LD_LIBRARY_PATH=\"$libraries:$root/lib/x86_64-linux-gnu:$libraries/systemd\"\n\
-                 TC_LIB_DIR=\"$libraries/tc\" exec \"$root/{}\" \"$@\"\n",
-                path.strip_prefix(root).unwrap_or(&path).display()
+                 export LD_LIBRARY_PATH=\"{}\"\n\
+                 export TC_LIB_DIR=\"{}/tc\"\n\
+                 exec {start} \"$@\"\n",
+                libraries.join(":"),
+                libraries[0],
             );
             let wrapper = folder.join(program.name);
             fs::write(&wrapper, script)
@@ -190,14 +268,6 @@ pub fn in_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// The programs that are neither installed nor unpacked.
-pub fn missing(cache: &Cache) -> Vec<Program> {
-    PROGRAMS
-        .into_iter()
-        .filter(|program| find(cache, program.name).is_err())
-        .collect()
-}
-
 /// The packages that hold these programs, each once.
 pub fn packages(programs: impl IntoIterator<Item = Program>) -> Vec<&'static str> {
     let packages: BTreeSet<_> = programs
@@ -205,28 +275,4 @@ pub fn packages(programs: impl IntoIterator<Item = Program>) -> Vec<&'static str
         .map(|program| program.package)
         .collect();
     packages.into_iter().collect()
-}
-
-/// Downloads and unpacks what this machine lacks.
-///
-/// # Errors
-/// When a package cannot be had.
-pub fn obtain(cache: &Cache, places: &mut Places<'_>) -> Result<()> {
-    // Whatever this machine lacks, not only what an earlier set-up lacked: the folder is made anew.
-    let packages = packages(
-        PROGRAMS
-            .into_iter()
-            .filter(|program| in_path(program.name).is_none()),
-    );
-    places.find(&packages.join(", "), |apt| {
-        for package in &packages {
-            if apt.candidate(package)?.is_none() {
-                return Ok(None);
-            }
-        }
-        let staged = cache.stage(PROGRAMS_FOLDER)?;
-        apt.unpack_with_dependencies(&packages, &staged)?;
-        wrappers(&staged)?;
-        cache.publish(&staged, PROGRAMS_FOLDER).map(Some)
-    })
 }

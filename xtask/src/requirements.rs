@@ -10,7 +10,8 @@ use crate::{
     cache::Cache,
     conformance::{self, CAPTURES_VARIABLE},
     kernel::Kernel,
-    programs, toolchain,
+    programs::{self, Bundle},
+    toolchain,
 };
 
 /// One thing that has to be there.
@@ -18,8 +19,7 @@ use crate::{
 pub enum Requirement {
     /// A Rust compiler with the source of `core`, and bpf-linker.
     BpfToolchain,
-    /// QEMU, and what goes into the machines it starts.
-    Programs,
+    Programs(Bundle),
     /// What our figures are held against.
     Analysers,
     Kernel(Kernel),
@@ -29,8 +29,9 @@ impl Requirement {
     /// Everything that building, running and testing need here.
     pub fn all() -> Vec<Self> {
         let captures = env::var_os(CAPTURES_VARIABLE).map(|_| Self::Analysers);
-        [Self::BpfToolchain, Self::Programs]
+        [Self::BpfToolchain]
             .into_iter()
+            .chain(Bundle::ALL.map(Self::Programs))
             .chain(captures)
             .chain(Kernel::ALL.map(Self::Kernel))
             .collect()
@@ -39,7 +40,8 @@ impl Requirement {
     pub fn name(self) -> String {
         match self {
             Self::BpfToolchain => "BPF toolchain".to_owned(),
-            Self::Programs => "programs".to_owned(),
+            Self::Programs(Bundle::Machine) => "programs".to_owned(),
+            Self::Programs(Bundle::Routing) => "BGP daemons".to_owned(),
             Self::Analysers => "analysers".to_owned(),
             Self::Kernel(kernel) => format!("Linux {}", kernel.version()),
         }
@@ -53,9 +55,13 @@ impl Requirement {
                  bpf-linker {} by cargo install, built here",
                 toolchain::LINKER_VERSION
             ),
-            Self::Programs => format!(
-                "for the virtual machine: {}",
-                programs::packages(programs::missing(cache)).join(", ")
+            Self::Programs(bundle) => format!(
+                "{}: {}",
+                match bundle {
+                    Bundle::Machine => "for the virtual machine",
+                    Bundle::Routing => "for tests, and for scenarios with live routes",
+                },
+                programs::packages(bundle.missing(cache)).join(", ")
             ),
             Self::Analysers => format!(
                 "for captures, whose figures ours are held against: {}",
@@ -69,7 +75,7 @@ impl Requirement {
     pub fn download_mb(self) -> u32 {
         match self {
             Self::BpfToolchain => 140,
-            Self::Programs => 19,
+            Self::Programs(_) => 19,
             Self::Analysers => 22,
             Self::Kernel(kernel) => kernel.download_mb(),
         }
@@ -79,7 +85,8 @@ impl Requirement {
     pub fn disk_mb(self) -> u32 {
         match self {
             Self::BpfToolchain => 550,
-            Self::Programs => 90,
+            Self::Programs(Bundle::Machine) => 90,
+            Self::Programs(Bundle::Routing) => 76,
             Self::Analysers => 124,
             Self::Kernel(Kernel::V6_1) => 106,
             Self::Kernel(Kernel::V6_12) => 37,
@@ -95,7 +102,7 @@ impl Requirement {
             Self::BpfToolchain => Ok(BpfToolchain::read(cache.root())
                 .with_context(|| BpfToolchain::file(cache.root()).display().to_string())?
                 .is_some()),
-            Self::Programs => Ok(programs::missing(cache).is_empty()),
+            Self::Programs(bundle) => Ok(bundle.missing(cache).is_empty()),
             Self::Analysers => Ok(conformance::programs::missing(cache).is_empty()),
             Self::Kernel(kernel) => Ok(kernel.files(cache).is_ok()),
         }
@@ -108,7 +115,7 @@ impl Requirement {
     pub fn obtain(self, cache: &Cache, places: &mut Places<'_>) -> Result<()> {
         match self {
             Self::BpfToolchain => toolchain::obtain(cache, places),
-            Self::Programs => programs::obtain(cache, places),
+            Self::Programs(bundle) => bundle.obtain(cache, places),
             Self::Analysers => conformance::programs::obtain(cache, places),
             Self::Kernel(kernel) => kernel.obtain(cache, places),
         }
@@ -125,8 +132,9 @@ impl Requirement {
             Self::BpfToolchain => "rustup toolchain install nightly --component rust-src\n\
                  cargo install bpf-linker   # its README says which LLVM it needs"
                 .to_owned(),
-            Self::Programs => {
-                let programs: Vec<_> = programs::missing(cache)
+            Self::Programs(bundle) => {
+                let programs: Vec<_> = bundle
+                    .missing(cache)
                     .into_iter()
                     .map(|program| program.name)
                     .collect();

@@ -9,6 +9,7 @@ use crate::{
     bpf_toolchain::CACHE_VARIABLE,
     cache::Cache,
     kernel::Kernel,
+    programs::Bundle,
     requirements::Requirement,
 };
 
@@ -27,7 +28,7 @@ pub fn ensure_all() -> Result<Cache> {
 pub fn ensure_for_vm(kernel: Kernel) -> Result<Cache> {
     ensure(&[
         Requirement::BpfToolchain,
-        Requirement::Programs,
+        Requirement::Programs(Bundle::Machine),
         Requirement::Kernel(kernel),
     ])
 }

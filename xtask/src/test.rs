@@ -14,7 +14,7 @@ use crate::{
     cargo::{self, Executable},
     conformance::{self, CAPTURES_VARIABLE},
     kernel::Kernel,
-    lab::{self, Programs, Scenario},
+    lab::{self, Played, Programs, Routes, Scenario},
     programs, setup,
     vm::{self, Init, VmSpec},
 };
@@ -34,6 +34,13 @@ const ONE_CPU: &str = "maxcpus=1";
 
 /// The scenario that is also played on the kernels that are not the default.
 const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
+
+/// Scenarios that are played once more with other sources of routes than their own.
+const SCENARIOS_WITH_ROUTES: [(&str, Routes); 2] =
+    [("interconnect", Routes::Bgp), ("isp", Routes::Kernel)];
+
+/// Test executables that start BGP daemons: those run on this machine only.
+const TESTS_WITH_DAEMONS: &str = "bgp";
 
 /// A test that cannot run where it is prints a line that begins like this, and passes.
 const SKIP_MARK: &str = "SKIPPED:";
@@ -210,7 +217,9 @@ fn tests_in_machines(cache: &Cache, tally: &mut Tally) {
     let (tests, programs): (Vec<_>, Vec<_>) =
         built.into_iter().partition(|executable| executable.test);
     for kernel in Kernel::ALL {
-        for test in tests.iter().filter(|test| test.integration) {
+        let here_only = |test: &&Executable| test.name.starts_with(TESTS_WITH_DAEMONS);
+        let integration = tests.iter().filter(|test| test.integration);
+        for test in integration.filter(|test| !here_only(test)) {
             test_in_machine(cache, kernel, &[], test, &programs, tally);
             if test.name == TEST_UNDER_LOCKDOWN {
                 test_in_machine(cache, kernel, &[LOCKDOWN], test, &programs, tally);
@@ -303,6 +312,7 @@ fn guest_spec(
         environment: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         binaries: vec![binary],
         files,
+        routers: false,
         streams: Vec::new(),
         time_limit: EXECUTABLE_LIMIT,
         out_dir: folder.join(format!("{}-{}", test.name, kernel.version())),
@@ -320,21 +330,38 @@ fn scenarios(cache: &Cache, tally: &mut Tally) -> Result<()> {
             if kernel != Kernel::default() && scenario.name != SCENARIO_ON_EVERY_KERNEL {
                 continue;
             }
-            let name = format!("scenario {} on Linux {}", scenario.name, kernel.version());
-            tally.begin(&name);
-            let out_dir = Path::new("target/lab-tests").join(format!(
-                "{}-{}",
-                scenario.name,
-                kernel.version()
-            ));
-            let result = lab::play(cache, scenario, kernel, &programs, &out_dir);
-            if let Err(error) = &result {
-                eprintln!("error: {error:#}");
+            let mut routes = vec![None];
+            if kernel == Kernel::default() {
+                let again = SCENARIOS_WITH_ROUTES
+                    .iter()
+                    .filter(|(name, _)| *name == scenario.name);
+                routes.extend(again.map(|(_, routes)| Some(*routes)));
             }
-            tally.end(matches!(result, Ok(0)));
+            for routes in routes {
+                let played = Played {
+                    scenario,
+                    routes,
+                    kernel,
+                };
+                play_as_test(cache, &played, &programs, tally);
+            }
         }
     }
     Ok(())
+}
+
+fn play_as_test(cache: &Cache, played: &Played<'_>, programs: &Programs, tally: &mut Tally) {
+    let (scenario, version) = (&played.scenario.name, played.kernel.version());
+    let routes = played.routes.map(Routes::name);
+    let with = routes.map_or_else(String::new, |routes| format!(" with routes by {routes}"));
+    tally.begin(&format!("scenario {scenario}{with} on Linux {version}"));
+    let suffix = routes.map_or_else(String::new, |routes| format!("-{routes}"));
+    let out_dir = Path::new("target/lab-tests").join(format!("{scenario}{suffix}-{version}"));
+    let result = lab::play(cache, played, programs, &out_dir);
+    if let Err(error) = &result {
+        eprintln!("error: {error:#}");
+    }
+    tally.end(matches!(result, Ok(0)));
 }
 
 #[cfg(test)]

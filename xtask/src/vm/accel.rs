@@ -90,6 +90,7 @@ fn probe(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
         environment: Vec::new(),
         binaries: Vec::new(),
         files: Vec::new(),
+        routers: false,
         streams: Vec::new(),
         time_limit: PROBE_LIMIT,
         out_dir: cache.path("kvm-probe"),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 
 use super::{Init, VmSpec};
-use crate::{kernel::Kernel, requirements::Requirement, setup};
+use crate::{kernel::Kernel, programs::Bundle, requirements::Requirement, setup};
 
 pub struct Request {
     pub kernel: Kernel,
@@ -24,7 +24,10 @@ pub struct Request {
 /// # Errors
 /// When the machine cannot be run.
 pub fn run(request: Request) -> Result<ExitCode> {
-    let cache = setup::ensure(&[Requirement::Programs, Requirement::Kernel(request.kernel)])?;
+    let cache = setup::ensure(&[
+        Requirement::Programs(Bundle::Machine),
+        Requirement::Kernel(request.kernel),
+    ])?;
     let files = request
         .files
         .iter()
@@ -42,6 +45,7 @@ pub fn run(request: Request) -> Result<ExitCode> {
         environment: Vec::new(),
         binaries: request.binaries,
         files,
+        routers: false,
         streams: Vec::new(),
         time_limit: Duration::from_secs(request.timeout_s),
         out_dir: request.out,

@@ -46,14 +46,22 @@ const FOLDERS: [&str; 18] = [
 /// Programs that come from the cache or this machine, besides busybox.
 const PROGRAMS: [&str; 5] = ["bash", "ip", "tc", "ss", "nginx"];
 
+/// What a router of the lab runs: one by FRR, whose `bgpd` speaks BMP, or one by BIRD.
+const ROUTER_PROGRAMS: [&str; 3] = ["zebra", "bgpd", "bird"];
+
+/// The part of FRR's `bgpd` that speaks BMP, where it looks for it.
+const BMP_MODULE: &str = "usr/lib/x86_64-linux-gnu/frr/modules/bgpd_bmp.so";
+
 /// Where the loader looks without being told.
 const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
 
-/// Users that web servers drop their privileges to.
+/// Users that web servers drop their privileges to. FRR's daemons want a group whose members may
+/// use their terminals, and root in it.
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
     www-data:x:33:33:www-data:/var/www:/bin/false\n\
     nobody:x:65534:65534:nobody:/:/bin/false\n";
-const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\nnobody:x:65534:\n";
+const GROUP: &str = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\nnobody:x:65534:\n\
+    frrvty:x:990:root\n";
 
 /// Writes the archive to `to`.
 ///
@@ -70,6 +78,12 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
     }
     for name in PROGRAMS {
         contents.program(&programs::find(cache, name)?)?;
+    }
+    if spec.routers {
+        for name in ROUTER_PROGRAMS {
+            contents.program(&programs::find(cache, name)?)?;
+        }
+        contents.bmp_module(&programs::find(cache, "bgpd")?);
     }
     // busybox's own shell prefers its applets to the programs in PATH.
     contents
@@ -160,6 +174,12 @@ impl Contents {
             self.files.insert(format!("{folder}/{name}"), library);
         }
         Ok(())
+    }
+
+    fn bmp_module(&mut self, bgpd: &FoundProgram) {
+        let root = bgpd.root.as_deref().unwrap_or(Path::new("/"));
+        self.files
+            .insert(format!("/{BMP_MODULE}"), root.join(BMP_MODULE));
     }
 
     /// The tables behind `netem delay ... distribution normal`, where tc looks for them.

@@ -48,6 +48,8 @@ pub struct VmSpec {
     pub binaries: Vec<PathBuf>,
     /// Other files: where each is here, and where it goes.
     pub files: Vec<(PathBuf, PathBuf)>,
+    /// Whether the programs of BGP routers go into /bin, too; they are a third of a machine.
+    pub routers: bool,
     /// Files here that receive, live, what the command writes to `/dev/virtio-ports/NAME`.
     pub streams: Vec<(String, PathBuf)>,
     /// From the start of QEMU to its end.
