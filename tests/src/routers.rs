@@ -3,7 +3,7 @@
 //! They run in the namespaces of the plan and forward by what BGP told them: the edge's kernel has
 //! no other route to a home.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +29,9 @@ const REROUTED_WITHIN: Duration = Duration::from_secs(10);
 /// How often a socket that a program makes is looked for: the file system tells nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Where FRR's daemons keep things, however they are configured.
+const FRR_FOLDERS: [&str; 2] = ["/var/run/frr", "/var/tmp/frr"];
+
 /// `bgpd` logs this when the whole table was sent on a BMP session.
 const TABLE_SENT: &str = "table completed (EoR)";
 
@@ -40,6 +43,8 @@ pub struct Routers {
     borders: Vec<(PathBuf, Pid)>,
     /// What `bgpd` logs.
     bgpd: Receiver<String>,
+    /// The file with what all of them say on standard error.
+    errors: PathBuf,
 }
 
 impl Routers {
@@ -50,8 +55,11 @@ impl Routers {
     /// If a program is missing or ends, or the routes do not come.
     pub fn start(plan: &Plan, ways: &Ways, folder: &Path, out: &Path) -> Result<Self> {
         let folder = folder.join("routers");
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let folders = FRR_FOLDERS.map(Path::new);
+        for folder in folders.into_iter().chain([folder.as_path()]) {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         let path = |name: &str| folder.join(name);
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
 
@@ -71,6 +79,7 @@ impl Routers {
             processes: Vec::new(),
             borders: Vec::new(),
             bgpd: channel().1,
+            errors: out.join("routers.log"),
         };
         routers.run(EDGE, "zebra", common("zebra"), Stdio::null())?;
         // bgpd looks for it once and then only every ten seconds.
@@ -102,8 +111,23 @@ impl Routers {
             let pid = Pid::from_raw(i32::try_from(child.id())?);
             routers.borders.push((file, pid));
         }
-        fib::await_gateways(EDGE, ways.next_hops(), CONVERGED_WITHIN)?;
-        Ok(routers)
+        let converged = fib::await_gateways(EDGE, ways.next_hops(), CONVERGED_WITHIN);
+        if converged.is_err() {
+            // That one is gone tells more.
+            routers.ensure_alive()?;
+        }
+        converged.map(|()| routers)
+    }
+
+    fn ensure_alive(&mut self) -> Result<()> {
+        for (name, child) in &mut self.processes {
+            let ended = child.try_wait();
+            if let Some(status) = ended.with_context(|| format!("cannot await {name}"))? {
+                let said = fs::read_to_string(&self.errors).unwrap_or_default();
+                bail!("{name} ended by itself: {status}; the routers said:\n{said}");
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the edge has told its whole table to the daemon.
@@ -141,13 +165,8 @@ impl Routers {
     /// # Errors
     /// If one has ended by itself.
     pub fn stop(mut self) -> Result<()> {
+        self.ensure_alive()?;
         for (name, mut child) in self.processes.drain(..) {
-            let early = child
-                .try_wait()
-                .with_context(|| format!("cannot await {name}"))?;
-            if let Some(status) = early {
-                bail!("{name} ended by itself: {status}");
-            }
             child.kill().with_context(|| format!("cannot end {name}"))?;
             child
                 .wait()
@@ -163,11 +182,17 @@ impl Routers {
         words: Vec<String>,
         stdout: Stdio,
     ) -> Result<&mut Child> {
+        let errors = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.errors)
+            .with_context(|| format!("cannot write {}", self.errors.display()))?;
         let start = netns::enter(namespace, move || {
             Command::new(program)
                 .args(words)
                 .stdin(Stdio::null())
                 .stdout(stdout)
+                .stderr(errors)
                 .spawn()
                 .with_context(|| format!("cannot run {program}"))
         })?;

@@ -83,7 +83,7 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
         for name in ROUTER_PROGRAMS {
             contents.program(&programs::find(cache, name)?)?;
         }
-        contents.bmp_module(&programs::find(cache, "bgpd")?);
+        contents.bmp_module(&programs::find(cache, "bgpd")?)?;
     }
     // busybox's own shell prefers its applets to the programs in PATH.
     contents
@@ -176,10 +176,10 @@ impl Contents {
         Ok(())
     }
 
-    fn bmp_module(&mut self, bgpd: &FoundProgram) {
+    fn bmp_module(&mut self, bgpd: &FoundProgram) -> Result<()> {
         let root = bgpd.root.as_deref().unwrap_or(Path::new("/"));
-        self.files
-            .insert(format!("/{BMP_MODULE}"), root.join(BMP_MODULE));
+        let module = bgpd.beside(root.join(BMP_MODULE));
+        self.program_at(&module, &format!("/{BMP_MODULE}"))
     }
 
     /// The tables behind `netem delay ... distribution normal`, where tc looks for them.
