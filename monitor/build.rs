@@ -91,6 +91,8 @@ fn build() -> Result<(), String> {
         .current_dir(variable("CARGO_MANIFEST_DIR")?)
         .envs(environment(&toolchain)?)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        // Incremental builds cut the programs into parts that the verifier refuses.
+        .env("CARGO_INCREMENTAL", "0")
         .args(["build", "--quiet", "--release", "--package", "monitor-ebpf"])
         .args(["--bin", PROGRAM, "--target", TARGET, "-Zbuild-std=core"])
         .arg("--target-dir")

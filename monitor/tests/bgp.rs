@@ -8,13 +8,16 @@ mod support {
 }
 
 use std::net::IpAddr;
+use std::slice;
+
+use lastmile::path::mrt;
 
 use support::bgp::daemons::{Bird, Kind, Router};
 use support::bgp::feed::{EAST, EAST_ASN, Exabgp, WEST, WEST_ASN, route, two_neighbours, without};
 use support::bgp::oracle;
 use support::bgp::programs_or_skip;
 use support::bgp::station::Station;
-use support::bgp::table::{Known, Table, known, without_peer_addresses};
+use support::bgp::table::{Known, Table, known, table, without_peer_addresses};
 
 /// Routes in [`two_neighbours`], to [`expected`]'s prefixes.
 const ROUTES: usize = 10;
@@ -124,7 +127,24 @@ fn a_table_that_bird_writes_as_mrt_is_the_same_table() {
     let mut bird = Bird::start();
     let _feed = Exabgp::start(&[bird.listener], &two_neighbours());
     let dump = bird.dump(ROUTES, "table.mrt");
-    assert_eq!(oracle::bgpdump(&dump).len(), ROUTES);
+    let dumped = oracle::bgpdump(&dump);
+    assert_eq!(dumped.len(), ROUTES, "{dumped:#?}");
+    for (prefix, known) in expected() {
+        let is_told = |way: &oracle::Way| {
+            way.prefix == prefix.to_string()
+                && Some(way.peer_address) == known.peer_address
+                && Some(way.next_hop) == known.next_hop
+        };
+        assert!(dumped.iter().any(is_told), "{prefix}");
+    }
+    let loaded = mrt::load(slice::from_ref(&dump)).expect("a table dump");
+    assert_eq!(table(&loaded.table), expected());
+    // What its neighbours sent, instead of what it made of it, and both.
+    let updates = bird.updates();
+    let loaded = mrt::load(slice::from_ref(&updates)).expect("updates");
+    assert_eq!(table(&loaded.table), expected());
+    let loaded = mrt::load(&[dump, updates]).expect("a table dump and updates");
+    assert_eq!(table(&loaded.table), expected());
 }
 
 #[test]
@@ -136,7 +156,7 @@ fn what_is_withdrawn_is_gone_or_reached_otherwise_until_it_is_announced_again() 
         println!("{kind:?}");
         let station = Station::start();
         let router = Router::start(kind, station.address);
-        let feed = Exabgp::start(&[router.listener], &two_neighbours());
+        let mut feed = Exabgp::start(&[router.listener], &two_neighbours());
         station.await_table("whole table", |table| *table == expected());
 
         feed.announce(&without(EAST, &["198.51.100.0/24", "192.0.2.128/27"]));
@@ -165,7 +185,7 @@ fn a_neighbour_that_goes_down_takes_its_routes_along() {
         println!("{kind:?}");
         let station = Station::start();
         let router = Router::start(kind, station.address);
-        let feed = Exabgp::start(&[router.listener], &two_neighbours());
+        let mut feed = Exabgp::start(&[router.listener], &two_neighbours());
         station.await_table("whole table", |table| *table == expected());
 
         let mut only_west = two_neighbours();
@@ -206,7 +226,8 @@ fn a_router_that_crashes_leaves_its_table_until_it_has_told_again() {
         others[1]
             .announces
             .push(route("192.0.2.64/27", "192.0.2.2", "64502"));
-        feed.announce(&others);
+        drop(feed);
+        let _feed = Exabgp::start(&[router.listener], &others);
         router.begin();
         let at_least = expected().len();
         station.await_table("new prefix", |table| {
@@ -236,7 +257,7 @@ fn pmbmpd_reads_the_same_session_as_we_do() {
         println!("{kind:?}");
         let station = Station::start();
         let mut router = Router::start(kind, station.address);
-        let feed = Exabgp::start(&[router.listener], &two_neighbours());
+        let mut feed = Exabgp::start(&[router.listener], &two_neighbours());
         let is_whole = |table: &Table| {
             without_peer_addresses(table.clone()) == without_peer_addresses(expected())
         };

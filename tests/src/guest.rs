@@ -246,8 +246,10 @@ fn play_timeline(
                 }
             }
             Due::Move(index) => {
-                let words = rerouting.apply(&scenario.moves[index], log.clock.start)?;
-                log.show.rerouted(now_s, &words);
+                let moved = &scenario.moves[index];
+                let (prefix, to) = (moved.prefix.get_ref(), moved.to.get_ref());
+                log.show.rerouted(now_s, &format!("{prefix} moves to {to}"));
+                rerouting.apply(moved, log.clock.start)?;
             }
         }
     }

@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use crate::judge::Answer;
 use crate::plan::Plan;
-use crate::routes::{Move, Ways};
+use crate::routes::{Made, Ways};
 
-/// A move is noticed within this, in seconds: BGP takes part of a second, a file is looked at
-/// each second.
+/// The daemon follows the network within this, in seconds: it looks at a file each second, and
+/// takes what BGP says in batches.
 const NOTICED_WITHIN_S: f64 = 3.0;
 /// So many wrong flows are listed; more say nothing new.
 const LISTED_MAX: usize = 5;
@@ -125,7 +125,7 @@ struct Stay<'a> {
 
 /// Holds all sightings against the plan and the moves as they were made, each at its time.
 #[must_use]
-pub fn judge(plan: &Plan, moves: &[(f64, Move)], sightings: &[Sighting]) -> Reached {
+pub fn judge(plan: &Plan, moves: &[Made], sightings: &[Sighting]) -> Reached {
     let mut wrong = BTreeSet::new();
     let mut right = 0;
     for sighting in sightings {
@@ -145,6 +145,8 @@ pub fn judge(plan: &Plan, moves: &[(f64, Move)], sightings: &[Sighting]) -> Reac
         });
         match &sighting.seen {
             Seen::Flow(through) if possible(through) => right += 1,
+            // The first ones may be quicker than the first batch of routes.
+            Seen::Flow(None) if sighting.at_s < NOTICED_WITHIN_S => {}
             Seen::Flow(through) => {
                 wrong.insert(format!("flows to {prefix} through {}", words(through)));
             }
@@ -154,23 +156,23 @@ pub fn judge(plan: &Plan, moves: &[(f64, Move)], sightings: &[Sighting]) -> Reac
             }
         }
     }
-    let answers = moves.iter().map(|(at_s, moved)| {
-        let (prefix, to) = (moved.prefix.get_ref(), moved.to.get_ref());
+    let answers = moves.iter().map(|made| {
+        let (prefix, to) = (made.moved.prefix.get_ref(), made.moved.to.get_ref());
+        let (began_s, done_s) = (made.began_s, made.done_s);
         let stays = stays(plan, moves, prefix);
-        let from = stays.iter().find(|stay| stay.to_s == *at_s);
+        let from = stays.iter().find(|stay| stay.to_s == done_s);
         let from = from.map(|stay| stay.interconnect);
         let noticed = sightings.iter().find(|sighting| {
             let Seen::Change { before, after } = &sighting.seen else {
                 return false;
             };
-            let soon = (*at_s..at_s + NOTICED_WITHIN_S).contains(&sighting.at_s);
             sighting.prefix == *prefix
-                && soon
+                && (began_s..done_s + NOTICED_WITHIN_S).contains(&sighting.at_s)
                 && before.as_deref() == from
                 && after.as_deref() == Some(to)
         });
         Answer {
-            truth: format!("{prefix} moves to {to} at {at_s:.1} s"),
+            truth: format!("{prefix} moved to {to} by {done_s:.1} s"),
             said: noticed.map_or_else(
                 || "nothing".to_owned(),
                 |seen| format!("{prefix} moved to {to} at {:.1} s", seen.at_s),
@@ -186,7 +188,7 @@ pub fn judge(plan: &Plan, moves: &[(f64, Move)], sightings: &[Sighting]) -> Reac
 }
 
 /// Where a prefix was, in the order of time; nothing for one that is not in the plan.
-fn stays<'a>(plan: &'a Plan, moves: &'a [(f64, Move)], prefix: &str) -> Vec<Stay<'a>> {
+fn stays<'a>(plan: &'a Plan, moves: &'a [Made], prefix: &str) -> Vec<Stay<'a>> {
     let first = Ways::at_first(plan).0;
     let Some(way) = first.iter().find(|way| way.prefix == prefix) else {
         return Vec::new();
@@ -196,15 +198,15 @@ fn stays<'a>(plan: &'a Plan, moves: &'a [(f64, Move)], prefix: &str) -> Vec<Stay
         to_s: f64::INFINITY,
         interconnect: &plan.interconnects[way.interconnect],
     }];
-    for (at_s, moved) in moves {
-        if moved.prefix.get_ref() == prefix {
+    for made in moves {
+        if made.moved.prefix.get_ref() == prefix {
             if let Some(last) = stays.last_mut() {
-                last.to_s = *at_s;
+                last.to_s = made.done_s;
             }
             stays.push(Stay {
-                from_s: *at_s,
+                from_s: made.began_s,
                 to_s: f64::INFINITY,
-                interconnect: moved.to.get_ref(),
+                interconnect: made.moved.to.get_ref(),
             });
         }
     }
@@ -220,9 +222,13 @@ mod tests {
         Plan::new(&Scenario::load("healthy").unwrap()).unwrap()
     }
 
-    fn moved() -> Vec<(f64, Move)> {
+    fn moved() -> Vec<Made> {
         let text = "prefix = \"198.18.1.0/24\"\nto = \"ix-west\"\nat_s = 30.0";
-        vec![(30.2, toml::from_str(text).unwrap())]
+        vec![Made {
+            began_s: 30.1,
+            done_s: 30.3,
+            moved: toml::from_str(text).unwrap(),
+        }]
     }
 
     fn flow(at_s: f64, prefix: &str, through: &str) -> Sighting {
@@ -280,7 +286,8 @@ mod tests {
         let seen = [
             flow(10.0, "198.18.9.0/24", ""),
             change(10.0, "198.18.10.0/24", "ix-west", "ix-east"),
-            // What is learnt in the beginning is no move.
+            // Before the first routes came nothing was known, and that they came is no move.
+            flow(0.1, "198.18.11.0/24", ""),
             change(0.1, "198.18.11.0/24", "", "ix-west"),
         ];
         let reached = judge(&plan(), &[], &seen);

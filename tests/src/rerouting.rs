@@ -10,7 +10,7 @@ use crate::addresses::{EDGE, VIDEO, exchange_border, exchange_gateway};
 use crate::netns;
 use crate::plan::Plan;
 use crate::routers::Routers;
-use crate::routes::{ISP_NAMES_FILE, Move, PREFIXES_FILE, Source, Ways, isp_names_csv};
+use crate::routes::{ISP_NAMES_FILE, Made, Move, PREFIXES_FILE, Source, Ways, isp_names_csv};
 
 /// The ways as they are, and who makes them so.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub struct Rerouting {
     /// Where the daemon's files are.
     folder: PathBuf,
     routers: Option<Routers>,
-    /// The moves so far, and when they were made in seconds after the start.
-    done: Vec<(f64, Move)>,
+    /// The moves so far.
+    made: Vec<Made>,
 }
 
 impl Rerouting {
@@ -41,7 +41,7 @@ impl Rerouting {
             ways,
             folder: folder.to_owned(),
             routers,
-            done: Vec::new(),
+            made: Vec::new(),
         };
         rerouting.write(PREFIXES_FILE, &rerouting.ways.csv(plan))?;
         rerouting.write(ISP_NAMES_FILE, &isp_names_csv(plan))?;
@@ -56,12 +56,13 @@ impl Rerouting {
         self.routers.as_ref().map_or(Ok(()), Routers::await_bmp)
     }
 
-    /// Makes a move, in the network and in what the daemon learns; returns it in words.
+    /// Makes a move, in the network and in what the daemon learns; returns when the network has
+    /// followed.
     ///
     /// # Errors
     /// If the network does not follow.
-    pub fn apply(&mut self, moved: &Move, start: Instant) -> Result<String> {
-        let at_s = start.elapsed().as_secs_f64();
+    pub fn apply(&mut self, moved: &Move, start: Instant) -> Result<()> {
+        let began_s = start.elapsed().as_secs_f64();
         let way = self.ways.apply(&self.plan, moved);
         let prefix = &way.prefix;
         let replace = |gateway| vec![format!("route replace {prefix} via {gateway}")];
@@ -77,19 +78,23 @@ impl Rerouting {
                 netns::batch("ip", Some(EDGE), &lines)?;
             }
         }
-        self.done.push((at_s, moved.clone()));
-        Ok(format!("{prefix} moves to {}", moved.to.get_ref()))
+        self.made.push(Made {
+            began_s,
+            done_s: start.elapsed().as_secs_f64(),
+            moved: moved.clone(),
+        });
+        Ok(())
     }
 
     /// Ends the routers; returns the moves as they were made.
     ///
     /// # Errors
     /// If a router has ended by itself.
-    pub fn stop(self) -> Result<Vec<(f64, Move)>> {
+    pub fn stop(self) -> Result<Vec<Made>> {
         if let Some(routers) = self.routers {
             routers.stop()?;
         }
-        Ok(self.done)
+        Ok(self.made)
     }
 
     /// As editors do: the daemon never sees half a file.

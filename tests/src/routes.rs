@@ -52,6 +52,17 @@ pub struct Move {
     pub at_s: Spanned<f64>,
 }
 
+/// A move as it was made.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// When the first word of it was said, in seconds after the start.
+    pub began_s: f64,
+    /// When the network had followed.
+    pub done_s: f64,
+    /// Which.
+    pub moved: Move,
+}
+
 /// The way to one prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Way {

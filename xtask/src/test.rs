@@ -36,8 +36,7 @@ const ONE_CPU: &str = "maxcpus=1";
 const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
 
 /// Scenarios that are played once more with other sources of routes than their own.
-const SCENARIOS_WITH_ROUTES: [(&str, Routes); 2] =
-    [("interconnect", Routes::Bgp), ("isp", Routes::Kernel)];
+const SCENARIOS_WITH_ROUTES: [(&str, Routes); 1] = [("interconnect", Routes::Bgp)];
 
 /// Test executables that start BGP daemons: those run on this machine only.
 const TESTS_WITH_DAEMONS: &str = "bgp";

@@ -250,10 +250,15 @@ impl Rib {
         }
     }
 
+    /// What the peer told goes; but not what is left of an earlier session of the router: FRR begins
+    /// every session with a Peer Down of each neighbour that is not up, and right after a restart
+    /// that is all of them.
     fn peer_down(&mut self, id: RouterId, identity: &PeerIdentity) {
-        self.routers[id.0 as usize].peers.remove(identity);
+        let known = self.routers[id.0 as usize].peers.remove(identity);
         for slot in self.tables_of(id, identity) {
-            self.down(slot);
+            if known.is_some() || self.slots[slot as usize].is_told {
+                self.down(slot);
+            }
         }
     }
 

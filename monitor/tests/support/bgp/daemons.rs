@@ -249,11 +249,10 @@ impl Bird {
 
 fn bird(listener: Listener) -> String {
     let Listener { address, port } = listener;
-    let mut text = format!(
-        "log stderr all;\nrouter id 192.0.2.253;\nmrtdump \"updates.mrt\";\n\
-         mrtdump protocols {{ messages }};\n\
-         ipv4 table master4;\nipv6 table master6;\nprotocol device {{ }}\n"
-    );
+    let mut text = "log stderr all;\nrouter id 192.0.2.253;\nmrtdump \"updates.mrt\";\n\
+         mrtdump protocols { messages };\n\
+         ipv4 table master4;\nipv6 table master6;\nprotocol device { }\n"
+        .to_owned();
     for (neighbour, asn) in NEIGHBOURS {
         let _ = write!(
             text,

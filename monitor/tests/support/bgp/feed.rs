@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use super::{Folder, Program};
 
@@ -34,6 +35,9 @@ pub const EAST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 pub const EAST_ASN: u32 = 64_501;
 pub const WEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 pub const WEST_ASN: u32 = 64_502;
+/// Far more than exabgp takes to read a small file.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The AS of every daemon under test.
 pub const OUR_ASN: u32 = 64_500;
 
@@ -154,10 +158,26 @@ impl Exabgp {
 
     /// From now on announces this and nothing else; a neighbour that is not there any more closes
     /// its sessions.
-    pub fn announce(&self, neighbours: &[Neighbour]) {
+    pub fn announce(&mut self, neighbours: &[Neighbour]) {
         let text = configuration(&self.listeners, neighbours);
         self.folder.write("exabgp.conf", &text);
-        self.program.signal(libc::SIGUSR1);
+        let log = self.folder.file("python3-exabgp.log");
+        let loaded = || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.matches("loaded new configuration successfully")
+                .count()
+        };
+        let before = loaded();
+        // It forgets a signal that comes while it still tells a neighbour what it had.
+        let pid = self.program.pid();
+        let mut asked: Option<Instant> = None;
+        self.program.wait_for("new configuration", || {
+            if asked.is_none_or(|at| at.elapsed() > ASK_AGAIN_AFTER) {
+                super::signal(pid, libc::SIGUSR1);
+                asked = Some(Instant::now());
+            }
+            (loaded() > before).then_some(())
+        });
     }
 }
 

@@ -108,16 +108,6 @@ impl Program {
         self.child.id().try_into().expect("a process id")
     }
 
-    pub fn signal(&self, signal: libc::c_int) {
-        // SAFETY: the child has not been waited for, so the id is its own.
-        assert_eq!(
-            unsafe { libc::kill(self.pid(), signal) },
-            0,
-            "{}",
-            self.name
-        );
-    }
-
     /// Asks for what is no event anywhere, until it is there.
     pub fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
@@ -148,6 +138,12 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Signals a program of this test that has not been waited for, so that the id is its own.
+pub fn signal(pid: libc::pid_t, signal: libc::c_int) {
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "no process {pid}");
 }
 
 /// A port of this address that nobody has.

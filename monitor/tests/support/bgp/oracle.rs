@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -171,55 +171,30 @@ impl Session {
     }
 }
 
-/// One route of an MRT table dump, as `bgpdump -m` prints it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Dumped {
+/// A route of a table dump, as `bgpdump -m` prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
     pub prefix: String,
-    pub peer_address: String,
-    pub peer_asn: u32,
-    pub as_path: String,
-    pub next_hop: String,
-    pub communities: String,
+    pub peer_address: IpAddr,
+    pub next_hop: IpAddr,
 }
 
-/// Every route of a table dump by `bgpdump`, in the file's order.
-pub fn bgpdump(file: &Path) -> Vec<Dumped> {
+/// What `bgpdump` reads, in the file's order.
+pub fn bgpdump(file: &Path) -> Vec<Way> {
     let output = Command::new("bgpdump")
         .args(["-m", "-v"])
         .arg(file)
         .output()
         .expect("bgpdump runs");
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| {
-            // TABLE_DUMP2|time|B|peer|peer AS|prefix|AS path|origin|next hop|pref|MED|communities|..
-            let fields: Vec<&str> = line.split('|').collect();
-            let [
-                kind,
-                _,
-                "B",
-                peer,
-                asn,
-                prefix,
-                as_path,
-                _,
-                next_hop,
-                _,
-                _,
-                communities,
-                ..,
-            ] = fields[..]
-            else {
-                return None;
-            };
-            kind.starts_with("TABLE_DUMP").then(|| Dumped {
-                prefix: prefix.to_owned(),
-                peer_address: peer.to_owned(),
-                peer_asn: asn.parse().expect("an AS number"),
-                as_path: as_path.to_owned(),
-                next_hop: next_hop.to_owned(),
-                communities: communities.to_owned(),
-            })
+    let way = |line: &str| {
+        // TABLE_DUMP2|time|B|peer|peer AS|prefix|AS path|origin|next hop|preference|..
+        let fields: Vec<&str> = line.split('|').collect();
+        Some(Way {
+            prefix: (*fields.get(5)?).to_owned(),
+            peer_address: fields.get(3)?.parse().ok()?,
+            next_hop: fields.get(8)?.parse().ok()?,
         })
-        .collect()
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().filter_map(way).collect()
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
+use lastmile::path::Publisher;
 use lastmile::path::bmp::{Decoder, Message};
-use lastmile::path::{Publisher, Rib, RouterId};
+use lastmile::path::rib::{Rib, RouterId};
 
 use super::PATIENCE;
 use super::table::{Table, table};
