@@ -1,11 +1,15 @@
 //! What several tests need. Each uses a part of it.
 #![allow(dead_code, reason = "every test file is a program of its own")]
 
+pub mod chain;
+pub mod ethtool;
 pub mod net;
+pub mod observer;
 #[path = "../../../monitor-ebpf/tests/support/packets.rs"]
 pub mod packets;
 #[path = "../../../monitor-ebpf/tests/support/traffic.rs"]
 pub mod traffic;
+pub mod transfer;
 
 use lastmile::{capture::live::Options, config::KernelLog};
 

@@ -186,13 +186,17 @@ impl Drop for Internet {
 /// What the kernel says of a connection (`struct tcp_info`, linux/tcp.h).
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
+    /// Smoothed RTT, µs.
+    pub srtt_us: u32,
     pub total_retrans: u32,
     pub min_rtt_us: u32,
+    pub data_segs_in: u32,
     pub data_segs_out: u32,
 }
 
 impl TcpInfo {
-    fn of(stream: &TcpStream) -> Self {
+    /// What a socket says now.
+    pub fn of(stream: &TcpStream) -> Self {
         let mut info = [0u8; 232];
         let mut len = info.len() as libc::socklen_t;
         // SAFETY: the buffer and its length are valid; the kernel writes at most that much.
@@ -210,8 +214,10 @@ impl TcpInfo {
         let field =
             |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().expect("four bytes"));
         Self {
+            srtt_us: field(68),
             total_retrans: field(100),
             min_rtt_us: field(148),
+            data_segs_in: field(152),
             data_segs_out: field(156),
         }
     }

@@ -1,0 +1,238 @@
+//! One direction of a flow on several CPUs at once, which the packet path allows to cost counts
+//! but nothing else: says how many are lost, of how many.
+//!
+//! `cargo test -p lastmile --test spread -- --nocapture` prints the figures that
+//! docs/measurement.md has.
+
+mod support;
+
+use std::{
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use lastmile::{
+    capture::live::{Live, Options},
+    config::{Config, KernelLog},
+};
+use monitor_ebpf::{
+    bench::{Case, DATA_LEN, FIRST_CLIENT_PORT, Frame},
+    flow::{FlowState, Half},
+};
+use support::observer::server_and_client;
+
+/// The CPUs that meet.
+const CPUS: [usize; 2] = [0, 1];
+/// Packets that each of them has in the synthetic case. Emulated CPUs are thirty times slower.
+const PACKETS: u32 = 300_000;
+/// Flows beside the one that is spread: nothing may happen to them.
+const BYSTANDERS: u32 = 63;
+/// What the programs for measuring what a packet costs send from (see `monitor_ebpf::bench`).
+const BENCH_PORT: u16 = 443;
+const BENCH_PROGRAM: &str = "bench_lastmile";
+
+fn two_cpus_or_skip() -> bool {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    if cpus < CPUS.len() {
+        println!("SKIPPED: two CPUs cannot meet on a machine that has one");
+    }
+    cpus >= CPUS.len()
+}
+
+fn pin(cpu: usize) {
+    // SAFETY: all zero is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the CPU's number is far below the size of the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set and its length are valid; 0 is this thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    assert_eq!(result, 0, "a thread can be kept on CPU {cpu}");
+}
+
+/// The loaded programs, fed by BPF_PROG_TEST_RUN from several CPUs.
+struct Bench {
+    live: Live,
+    packet: Vec<u8>,
+    first_sequence: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut live = Live::load(&Options {
+            max_flows: 4_096,
+            kernel_log: KernelLog::Off,
+            test_clock: false,
+        })
+        .expect("the programs load");
+        let mut config = Config::default();
+        config.watch.ports = vec![BENCH_PORT];
+        live.watch(&config, 0).expect("settings are taken");
+        let program = live.program(BENCH_PROGRAM).expect("it is in the object");
+        program.load().expect("it loads");
+        let mut packet = Frame::template().bytes().to_vec();
+        packet.resize(packet.len() + DATA_LEN as usize, 0);
+        let mut bench = Self {
+            live,
+            packet,
+            first_sequence: 1,
+        };
+        // Every flow is seen in both directions.
+        bench.case(BYSTANDERS + 1, true);
+        bench.on_cpus(&CPUS[..1], 4 * (BYSTANDERS + 1));
+        bench
+    }
+
+    /// Which packets come from now on: of how many flows, and whether ACKs are among them.
+    fn case(&mut self, flows: u32, alternating: bool) {
+        self.first_sequence = self.first_sequence.wrapping_add(1 << 28);
+        self.live
+            .start_bench_case(&Case {
+                flows,
+                alternating: u32::from(alternating),
+                first_sequence: self.first_sequence,
+                reserved: 0,
+            })
+            .expect("the case is taken");
+    }
+
+    /// Feeds `packets` on each of `cpus`, at once.
+    fn on_cpus(&mut self, cpus: &[usize], packets: u32) {
+        let program: &SchedClassifier = self.live.program(BENCH_PROGRAM).expect("it is loaded");
+        let barrier = Barrier::new(cpus.len());
+        thread::scope(|scope| {
+            for &cpu in cpus {
+                let (barrier, packet) = (&barrier, &self.packet);
+                scope.spawn(move || {
+                    pin(cpu);
+                    barrier.wait();
+                    program
+                        .test_run(TestRunOptions {
+                            data_in: Some(packet),
+                            repeat: packets,
+                            ..TestRunOptions::default()
+                        })
+                        .expect("the program runs");
+                });
+            }
+        });
+    }
+
+    /// The flow that is spread, and the others.
+    fn flows(&self) -> (FlowState, Vec<FlowState>) {
+        let mut spread = None;
+        let mut others = Vec::new();
+        self.live
+            .flows(|state| {
+                if state.key.low_port.max(state.key.high_port) == FIRST_CLIENT_PORT {
+                    spread = Some(*state);
+                } else {
+                    others.push(*state);
+                }
+            })
+            .expect("the table can be read");
+        others.sort_by_key(|state| state.key.low_port.max(state.key.high_port));
+        (spread.expect("the first flow is there"), others)
+    }
+}
+
+/// A share of a whole, for people.
+fn said(lost: u64, of: u64) -> String {
+    format!("{lost} of {of} ({:.2} %)", 100.0 * lost as f64 / of as f64)
+}
+
+/// What no order of writes may lead to: more than what was there.
+fn assert_possible(half: &Half, packets: u64, elapsed: Duration) {
+    let counts = [
+        ("frames", half.frames),
+        ("segments", half.segments),
+        ("retransmitted", half.retransmitted_segments),
+        ("spurious", half.spurious_segments),
+        ("downstream", half.lost_downstream_segments),
+        ("upstream", half.lost_upstream_segments),
+        ("reordered", half.reordered_segments),
+        ("RTT samples", half.rtt_samples),
+        ("duplicate ACKs", half.duplicate_acks),
+        ("DSACKs", half.dsacks),
+        ("bursts", half.bursts),
+    ];
+    for (name, count) in counts {
+        assert!(
+            u64::from(count) <= packets,
+            "{count} {name} in {packets} packets"
+        );
+    }
+    assert!(
+        half.bytes <= packets * u64::from(DATA_LEN),
+        "{} bytes",
+        half.bytes
+    );
+    assert_eq!(half.bytes % u64::from(DATA_LEN), 0, "whole segments");
+    assert!(half.retransmitted_bytes <= packets * u64::from(DATA_LEN));
+    let extremes = half.rtt_current;
+    assert!(extremes.rtt_min_us <= extremes.rtt_max_us);
+    assert!(
+        u128::from(extremes.rtt_max_us) <= elapsed.as_micros(),
+        "an RTT of {} us in {elapsed:?}",
+        extremes.rtt_max_us
+    );
+    assert!(half.mss <= DATA_LEN, "no segment is longer");
+    assert_eq!(half.owner, half.owner & !1, "ingress");
+}
+
+/// `alternating`: both directions, on both CPUs.
+fn meet(alternating: bool) {
+    let began = Instant::now();
+    let mut bench = Bench::new();
+    bench.case(1, alternating);
+    let (before, bystanders) = bench.flows();
+    bench.on_cpus(&CPUS, PACKETS);
+    let (after, still) = bench.flows();
+    assert_eq!(bystanders.len(), BYSTANDERS as usize);
+    assert_eq!(bystanders, still, "other flows are not touched");
+    assert_eq!(after.key, before.key);
+    assert_eq!(after.generation, before.generation, "the flow is the same");
+
+    let fed = u64::from(PACKETS) * CPUS.len() as u64;
+    let data = if alternating { fed / 2 } else { fed };
+    let earlier = u64::from(4 * (BYSTANDERS + 1));
+    for half in &after.halves {
+        assert_possible(half, fed + earlier, began.elapsed());
+    }
+    let (server, _) = server_and_client(&after, BENCH_PORT);
+    let (server_before, _) = server_and_client(&before, BENCH_PORT);
+    let counted = u64::from(server.segments - server_before.segments);
+    let bytes = (server.bytes - server_before.bytes) / u64::from(DATA_LEN);
+    let what = if alternating { "data and ACKs" } else { "data" };
+    println!(
+        "{what} of one flow from two CPUs without a pause: segments lost {}, bytes lost {}",
+        said(data - counted, data),
+        said(data - bytes, data)
+    );
+    assert!(counted > data / 4, "most is counted");
+    // Once alone again, the count goes on exactly.
+    bench.on_cpus(&CPUS[..1], 1_000);
+    let (alone, _) = bench.flows();
+    let (server_alone, _) = server_and_client(&alone, BENCH_PORT);
+    let expected = if alternating { 500 } else { 1_000 };
+    assert_eq!(
+        server_alone.segments - server.segments,
+        expected,
+        "on one CPU none is lost"
+    );
+}
+
+#[test]
+fn data_from_two_cpus_at_once_costs_counts_and_nothing_else() {
+    if support::root_or_skip("running the loaded programs") && two_cpus_or_skip() {
+        meet(false);
+    }
+}
+
+#[test]
+fn data_and_acks_from_two_cpus_at_once_cost_counts_and_nothing_else() {
+    if support::root_or_skip("running the loaded programs") && two_cpus_or_skip() {
+        meet(true);
+    }
+}

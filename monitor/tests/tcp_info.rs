@@ -1,0 +1,270 @@
+//! RTT and retransmissions as the sending socket itself has them (TCP_INFO), paced and not.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use lastmile::{
+    capture::live::Hook,
+    flow::totals::{Reading, Totals},
+};
+use lastmile_lab::netns;
+use monitor_ebpf::flow::FlowState;
+use support::{
+    chain::{Chain, LEFT, RIGHT, queue_or_skip},
+    net::{PORT, TcpInfo},
+    observer::{Observer, Sight, server_and_client},
+    transfer::set_max_pacing_rate,
+};
+
+/// server - a path that delays and sometimes loses - client
+const SERVER: usize = 0;
+const PATH: usize = 1;
+const CLIENT: usize = 2;
+
+/// What operators pace video at.
+const RATES_BPS: [u32; 3] = [2_500_000, 5_000_000, 10_000_000];
+/// Slow start is over by then.
+const WARM_UP: Duration = Duration::from_millis(1_500);
+const STEADY: Duration = Duration::from_secs(1);
+/// How often the sockets are asked meanwhile: a few times in an RTT.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+
+/// What one connection's socket said.
+struct Socket {
+    client_port: u16,
+    rate_bps: u32,
+    /// Its smoothed RTT over the steady second, the middle one of all that it said, µs.
+    srtt_us: u32,
+    /// When the connection was over.
+    end: TcpInfo,
+}
+
+/// Everything of one run.
+struct Run {
+    sockets: Vec<Socket>,
+    /// Before and after the steady second, and at the end.
+    sights: [Sight; 3],
+}
+
+/// Three connections at once, each paced at a rate of its own by SO_MAX_PACING_RATE.
+fn run(server_queue: &str, path: Option<&str>) -> Run {
+    let chain = Chain::new(3);
+    chain.queue(SERVER, RIGHT, server_queue);
+    if let Some(path) = path {
+        chain.queue(PATH, RIGHT, path);
+        chain.queue(PATH, LEFT, path);
+    }
+    let observer = Observer::start(&chain.hosts[SERVER], &[RIGHT], Hook::of_this_kernel(), PORT);
+    let address = SocketAddr::from((Chain::right(SERVER), PORT));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ready, listening) = mpsc::channel();
+    let (hand_over, sockets) = mpsc::channel();
+    let sending = Arc::clone(&stop);
+    let server = chain.on(SERVER, move || serve(address, &ready, &hand_over, &sending));
+    listening.recv().expect("the server listens");
+    let client = chain.on(CLIENT, move || fetch(address));
+    let connected: Vec<(u16, u32, Arc<TcpStream>)> = sockets.iter().take(RATES_BPS.len()).collect();
+    thread::sleep(WARM_UP);
+
+    let before = observer.look();
+    let began = Instant::now();
+    let mut smoothed = vec![Vec::new(); connected.len()];
+    while began.elapsed() < STEADY {
+        for ((.., socket), smoothed) in connected.iter().zip(&mut smoothed) {
+            smoothed.push(TcpInfo::of(socket).srtt_us);
+        }
+        thread::sleep(ASK_EVERY);
+    }
+    let after = observer.look();
+    stop.store(true, Ordering::Relaxed);
+    netns::join(server).expect("the server ends");
+    netns::join(client).expect("the client ends");
+    let sockets = connected
+        .into_iter()
+        .zip(smoothed)
+        .map(|((client_port, rate_bps, socket), mut smoothed)| {
+            smoothed.sort_unstable();
+            Socket {
+                client_port,
+                rate_bps,
+                srtt_us: smoothed[smoothed.len() / 2],
+                end: TcpInfo::of(&socket),
+            }
+        })
+        .collect();
+    Run {
+        sockets,
+        sights: [before, after, observer.look()],
+    }
+}
+
+fn serve(
+    address: SocketAddr,
+    ready: &mpsc::Sender<()>,
+    hand_over: &mpsc::Sender<(u16, u32, Arc<TcpStream>)>,
+    stop: &AtomicBool,
+) {
+    let listener = TcpListener::bind(address).expect("the port is free");
+    ready.send(()).expect("the test listens");
+    thread::scope(|scope| {
+        for rate_bps in RATES_BPS {
+            let (stream, peer) = listener.accept().expect("a client comes");
+            set_max_pacing_rate(&stream, rate_bps);
+            let stream = Arc::new(stream);
+            hand_over
+                .send((peer.port(), rate_bps, Arc::clone(&stream)))
+                .expect("the test listens");
+            scope.spawn(move || send(&stream, stop));
+        }
+    });
+}
+
+fn send(mut stream: &TcpStream, stop: &AtomicBool) {
+    let chunk = vec![0x5a; 16 << 10];
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(&chunk).expect("the client reads");
+    }
+    stream.shutdown(Shutdown::Write).expect("still connected");
+    let rest = stream.read(&mut [0]).expect("the client closes");
+    assert_eq!(rest, 0, "the client sends nothing");
+}
+
+fn fetch(address: SocketAddr) {
+    thread::scope(|scope| {
+        for _ in RATES_BPS {
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(address).expect("the server is there");
+                let mut chunk = vec![0; 64 << 10];
+                while stream.read(&mut chunk).expect("the server sends") > 0 {}
+            });
+        }
+    });
+}
+
+fn state(sight: &Sight, client_port: u16) -> &FlowState {
+    let is_it =
+        |state: &&FlowState| [state.key.low_port, state.key.high_port].contains(&client_port);
+    sight.flows.iter().find(is_it).expect("the flow is known")
+}
+
+/// What the daemon makes of two readings.
+fn totals(run: &Run, client_port: u16) -> Totals {
+    let reading = |sight| {
+        let (sender, receiver) = server_and_client(state(sight, client_port), PORT);
+        Reading {
+            sender,
+            receiver,
+            read_us: sight.read_us,
+        }
+    };
+    Totals::between(&reading(&run.sights[0]), &reading(&run.sights[1]))
+}
+
+/// 1 ms or 2 %.
+fn assert_median(ours_us: u32, socket: &Socket) {
+    let allowed_us = (socket.srtt_us / 50).max(1_000);
+    assert!(
+        ours_us.abs_diff(socket.srtt_us) <= allowed_us,
+        "at {} bit/s the median RTT is {ours_us} us, the socket's smoothed RTT {} us",
+        socket.rate_bps,
+        socket.srtt_us
+    );
+}
+
+/// 0.2 ms or 1 %.
+fn assert_minima(run: &Run) {
+    for socket in &run.sockets {
+        let at_end = state(&run.sights[2], socket.client_port);
+        let (_, client) = server_and_client(at_end, PORT);
+        let (ours_us, min_us) = (client.rtt_current.rtt_min_us, socket.end.min_rtt_us);
+        let allowed_us = (min_us / 100).max(200);
+        assert!(
+            ours_us.abs_diff(min_us) <= allowed_us,
+            "at {} bit/s the minimum RTT is {ours_us} us, the socket's {min_us} us",
+            socket.rate_bps
+        );
+    }
+}
+
+fn assert_agrees(what: &str, run: &Run) {
+    for socket in &run.sockets {
+        let steady = totals(run, socket.client_port);
+        let median_us = steady.rtt_quantile_us(0.5).expect("there are samples");
+        let at_end = state(&run.sights[2], socket.client_port);
+        let (server, client) = server_and_client(at_end, PORT);
+        println!(
+            "{what}, {} kbit/s: median {median_us} us (mean {} us) of {} samples, socket \
+             {} us; minimum {} us, socket {} us; {} retransmitted of {}, socket {}",
+            socket.rate_bps / 1_000,
+            steady.rtt_sum_us / steady.rtt_samples.max(1),
+            steady.rtt_samples,
+            socket.srtt_us,
+            client.rtt_current.rtt_min_us,
+            socket.end.min_rtt_us,
+            server.retransmitted_segments,
+            server.segments,
+            socket.end.total_retrans,
+        );
+        assert_median(median_us, socket);
+        assert_eq!(
+            server.retransmitted_segments, socket.end.total_retrans,
+            "wire retransmissions are the socket's"
+        );
+        assert_eq!(server.segments, socket.end.data_segs_out, "every segment");
+    }
+}
+
+#[test]
+fn paced_by_the_socket_over_a_plain_queue() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let run = run("pfifo limit 1000", None);
+    assert_agrees("pfifo, no delay", &run);
+    assert_minima(&run);
+}
+
+/// `queue` at the server, a path that delays each way, then one that loses a packet of 200 too.
+fn over_a_real_path(queue: &str) {
+    let needed = ["netem", queue.split(' ').next().unwrap_or(queue)];
+    if !support::root_or_skip("network namespaces and BPF programs")
+        || !needed.into_iter().all(queue_or_skip)
+    {
+        return;
+    }
+    for one_way_ms in [10, 20] {
+        let path = format!("netem limit 20000 delay {one_way_ms}ms");
+        let run = run(queue, Some(&path));
+        let what = format!("{queue}, RTT {} ms", 2 * one_way_ms);
+        assert_agrees(&what, &run);
+        assert_minima(&run);
+    }
+    // Where it lost something the socket's minimum is no measure: it takes RTTs of retransmitted
+    // data from timestamps then, cut to whole milliseconds (`tcp_ack_update_rtt`).
+    let path = "netem limit 20000 delay 10ms loss random 0.5%";
+    let run = run(queue, Some(path));
+    assert_agrees(&format!("{queue}, RTT 20 ms, losses"), &run);
+    let retransmitted = run.sockets.iter().map(|socket| socket.end.total_retrans);
+    assert!(retransmitted.sum::<u32>() > 0, "the path lost something");
+}
+
+#[test]
+fn paced_by_the_socket_over_a_real_path() {
+    over_a_real_path("pfifo limit 1000");
+}
+
+#[test]
+fn paced_by_fq_over_a_real_path() {
+    over_a_real_path("fq");
+}
