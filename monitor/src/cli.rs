@@ -37,12 +37,34 @@ enum Command {
     Run(ConfigFile),
     /// Say what `run` would do, and what is missing for it. Changes nothing.
     Check(ConfigFile),
-    /// Read packet captures (pcap, pcapng) with the same code as `run`: a `close` record for every
-    /// flow, and with --config everything that `run` would have logged, in capture time.
+    /// Read packet captures (pcap, pcapng, also compressed) with the same code as `run`.
+    ///
+    /// A `close` record for every TCP flow goes to standard output, and a `status` record with
+    /// everything that was counted; with --config everything that `run` would have logged, in
+    /// capture time. Client addresses are written in full: the capture holds them already.
+    ///
+    /// Understood are pcap (microseconds and nanoseconds, either byte order) and pcapng, each also
+    /// as gzip, xz, zstd or bzip2; the link types Ethernet (also with VLAN, QinQ, PPPoE and MPLS),
+    /// raw IP, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC and FDDI. Snapped packets
+    /// count with the lengths in their headers.
+    ///
+    /// Several files are one stream: they are read in the order of their first packets and merged
+    /// where they overlap, so a rotated capture may be named in any order. Two captures of the
+    /// same packets count them twice, unless one pcapng file holds both as different interfaces.
+    ///
+    /// Without --config a flow is closed when it has ended, or after the silence that RFC 5382 asks
+    /// a NAT to bear (2 h 4 min; 4 min while it opens or closes), and at the end. At most 262144
+    /// flows are held at once; beyond that the longest silent ones are closed as `evicted`, and
+    /// that is said on standard error.
+    ///
+    /// A damaged or truncated capture: everything before the damage is reported, the other files
+    /// are read whole, the message says which file and at which packet and byte, and the exit
+    /// code is 1.
+    #[command(after_help = EXIT_CODES)]
     Replay {
         #[command(flatten)]
         config: ConfigFile,
-        /// Captures, read one after the other as one stream.
+        /// Captures; `-` is standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },

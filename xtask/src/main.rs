@@ -5,8 +5,9 @@
 //!   nothing is installed.
 //! - [`vm`] boots a real kernel in QEMU with an initramfs of its own and runs one command in it.
 //! - [`lab`] builds lastmile and the lab and plays a scenario in the VM.
-//! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs;
-//!   [`conformance`] holds what we say of captures against tshark and tcptrace.
+//! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs, and how fast
+//!   captures are read; [`fuzz`] looks for bytes that break something; [`conformance`] holds what we
+//!   say of captures against tshark and tcptrace.
 
 mod apt;
 mod bench;
@@ -14,6 +15,7 @@ mod bpf_toolchain;
 mod cache;
 mod cargo;
 mod conformance;
+mod fuzz;
 mod kernel;
 mod lab;
 mod process;
@@ -69,8 +71,10 @@ enum Task {
     },
     /// Run every check: format, lints, documentation, tests here, tests and scenarios in VMs
     Test,
-    /// Measure what one packet costs in the kernel
+    /// Measure what one packet costs in the kernel, or how fast captures are read
     Bench {
+        #[arg(value_enum, default_value_t)]
+        subject: bench::Subject,
         /// Measure in a virtual machine with this kernel instead of on this machine
         #[arg(long, value_enum)]
         kernel: Option<Kernel>,
@@ -87,6 +91,18 @@ enum Task {
         /// Put the counts and the table of rules into docs/measurement.md
         #[arg(long)]
         write_docs: bool,
+    },
+    /// Feed millions of mutated inputs to each fuzz target (cargo-fuzz, built into the cache)
+    Fuzz {
+        /// Files of fuzz/fuzz_targets, without .rs [default: all]
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Inputs for each target
+        #[arg(long, default_value_t = fuzz::EXECUTIONS)]
+        executions: u64,
+        /// none or address
+        #[arg(long, default_value = "none")]
+        sanitizer: String,
     },
     /// Run one command in a virtual machine
     Vm {
@@ -142,7 +158,21 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Conformance { folder, write_docs } => {
             conformance::run(&conformance::Request { folder, write_docs })
         }
-        Task::Bench { kernel, arguments } => bench::run(kernel, &arguments),
+        Task::Bench {
+            subject: bench::Subject::Replay,
+            arguments,
+            ..
+        } => bench::replay(&arguments),
+        Task::Bench {
+            subject: bench::Subject::Packet,
+            kernel,
+            arguments,
+        } => bench::run(kernel, &arguments),
+        Task::Fuzz {
+            targets,
+            executions,
+            sanitizer,
+        } => fuzz::run(&targets, executions, &sanitizer),
         Task::Vm {
             kernel,
             binaries,

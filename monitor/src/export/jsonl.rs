@@ -12,6 +12,9 @@ use crate::config::Destination;
 /// so that a full disk neither stops the measurement nor fills the memory.
 const MAX_PENDING_BYTES: usize = 16 << 20;
 
+/// Bytes written at once.
+const WRITE_BYTES: usize = 1 << 20;
+
 /// Writes records, one line each.
 ///
 /// A line that the destination took only a part of is completed before the next one begins, or
@@ -92,10 +95,15 @@ impl JsonLines {
         &mut self,
         records: impl IntoIterator<Item = &'a Record>,
     ) -> Result<(), WriteError> {
+        let mut result = Ok(());
         for record in records {
+            // However many there are: only what the destination refuses may wait or be dropped.
+            if result.is_ok() && self.pending.len() >= WRITE_BYTES {
+                result = self.flush();
+            }
             self.push(record);
         }
-        self.flush()
+        result.and_then(|()| self.flush())
     }
 
     /// Writes whole lines, after what is still pending from before.
@@ -312,6 +320,15 @@ mod tests {
         log.output = file;
         log.flush().expect("there is space again");
         assert_eq!(lines(&folder.file()).len(), 2);
+    }
+
+    #[test]
+    fn however_many_there_are_none_is_dropped_where_there_is_room() {
+        let folder = Folder::new("many");
+        let mut log = JsonLines::open(&Destination::File(folder.file())).expect("opens");
+        let many = vec![record(&"h".repeat(1 << 20)); 2 * (MAX_PENDING_BYTES >> 20)];
+        log.write(&many).expect("written");
+        assert_eq!((log.dropped_lines(), lines(&folder.file()).len()), (0, 32));
     }
 
     #[test]

@@ -1,0 +1,59 @@
+//! What must hold for any bytes, a file for each subject.
+//!
+//! `cargo xtask fuzz` runs the bodies under libFuzzer, millions of times; the test suite
+//! (`monitor/tests/fuzz.rs` includes this file) runs the same ones for seconds.
+
+mod capture;
+mod packet;
+mod seeds;
+mod tracker;
+
+use std::{env, fs, path::Path};
+
+/// One subject.
+pub struct Target {
+    pub name: &'static str,
+    /// Panics where something does not hold.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// A frame of any link type to the packet path's [`monitor_ebpf::packet::Segment`].
+pub const PACKET: Target = Target {
+    name: "packet",
+    run: packet::run,
+    seeds: packet::seeds,
+};
+
+/// Segments, frames and clock steps to flow states.
+pub const TRACKER: Target = Target {
+    name: "tracker",
+    run: tracker::run,
+    seeds: tracker::seeds,
+};
+
+/// A capture file to records.
+pub const CAPTURE: Target = Target {
+    name: "capture",
+    run: capture::run,
+    seeds: capture::seeds,
+};
+
+pub const TARGETS: [Target; 3] = [PACKET, TRACKER, CAPTURE];
+
+/// The folder that [`write_seeds`] writes to.
+pub const SEEDS_VARIABLE: &str = "LASTMILE_FUZZ_SEEDS";
+
+/// Writes a target's seeds where the environment says: libFuzzer reads its folders only after its
+/// target was initialised.
+pub fn write_seeds(target: &Target) {
+    let Some(folder) = env::var_os(SEEDS_VARIABLE) else {
+        return;
+    };
+    for (number, seed) in (target.seeds)().iter().enumerate() {
+        let path = Path::new(&folder).join(format!("seed-{number}"));
+        fs::write(&path, seed)
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+}

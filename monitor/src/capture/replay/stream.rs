@@ -1,0 +1,426 @@
+//! A stream of captured packets to records, without a file or a clock.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use arc_swap::ArcSwap;
+use monitor_ebpf::{
+    counters::{COUNTER_NAMES, Counter, Counters},
+    flow::FlowState,
+    observe::{Tables as _, observe},
+    select::{Settings, settings_flags},
+};
+
+use super::{
+    clock::CaptureClock,
+    file::CapturedPacket,
+    packet::Sighted,
+    tables::{HostTables, Lifetimes, NO_REPORTS, News, Removed},
+};
+use crate::{
+    capture::Snapshot,
+    config::Config,
+    engine::{Missed, Pipeline},
+    export::{
+        Record,
+        record::{FlowEvent, StatusRecord},
+        render::Context,
+    },
+    flow::{Closed, FlowTable},
+    path::Routes,
+};
+
+/// Name of the host in the records: a capture does not say where it was made.
+const HOST: &str = "replay";
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Flows held at once: 1.1 KiB each. Beyond it those that have ended are closed, then the longest
+/// silent ones, so that a capture of any length and kind is read in bounded memory.
+const FLOWS_MAX: usize = 262_144;
+
+/// What is left then: sorting the flows out takes some time, and is done once for many.
+const FLOWS_KEPT: usize = FLOWS_MAX / 2;
+
+/// Flows are looked through for ended ones after this time, and ...
+const SWEEP_NS: u64 = 10 * SECOND_NS;
+/// ... at least one packet for this many flows, so that it costs each packet little.
+const SWEEP_FLOWS_A_PACKET: u64 = 4;
+
+/// Without a configuration: what RFC 5382 (REQ-5) asks of a NAT, for the same reason. Keep-alives
+/// come every two hours, and a connection that is opening or closing is silent for 4 minutes at
+/// most. An endpoint of Linux remembers an ended one for 60 s (`TCP_TIMEWAIT_LEN`).
+const LIFETIMES: Lifetimes = Lifetimes {
+    ended_ns: 60 * SECOND_NS,
+    transitory_ns: 240 * SECOND_NS,
+    established_ns: 7_440 * SECOND_NS,
+    strict: true,
+};
+
+/// With a configuration: how long the daemon keeps an ended flow (`daemon::LINGER_NS`).
+const LINGER_NS: u64 = 10 * SECOND_NS;
+
+/// What becomes of the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribution {
+    /// Every flow is read, and its `close` record is all that is said of it.
+    Off,
+    /// The configuration says what is watched; windows are judged in capture time.
+    On,
+}
+
+/// Records handed on at once.
+const RECORDS_AT_ONCE: usize = 256;
+
+/// Packets in, records out, which are handed to `S` a few hundred at a time. What that fails with
+/// ends the stream.
+pub struct Stream<S> {
+    sink: S,
+    config: Config,
+    tables: HostTables,
+    clock: CaptureClock,
+    purpose: Purpose,
+    records: Vec<Record>,
+    /// Time of the first packet, ns.
+    start_ns: u64,
+    next_sweep_ns: u64,
+    packets_since_sweep: u64,
+    packets: u64,
+    flows_closed: u64,
+    flows_evicted: u64,
+}
+
+enum Purpose {
+    Flows(FlowTable, Routes),
+    Windows(Box<Windows>),
+}
+
+struct Windows {
+    pipeline: Pipeline,
+    /// End of the running window, µs; 0 before the first packet.
+    end_us: u64,
+    counters_before: Counters,
+    evicted_before: u64,
+}
+
+impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
+    /// Nothing was read yet. Fails where a file that the configuration names cannot be read.
+    pub fn new(mut config: Config, attribution: Attribution, sink: S) -> Result<Self> {
+        // The capture holds them already.
+        config.log.full_client_addresses = true;
+        let purpose = match attribution {
+            Attribution::Off => {
+                config.watch = crate::config::Watch {
+                    ports: Vec::new(),
+                    ..Default::default()
+                };
+                Purpose::Flows(FlowTable::default(), Routes::default())
+            }
+            Attribution::On => {
+                let routes = Arc::new(ArcSwap::from_pointee(Routes::load(&config.path)?));
+                Purpose::Windows(Box::new(Windows {
+                    pipeline: Pipeline::new(&config, routes, HOST),
+                    end_us: 0,
+                    counters_before: Counters::default(),
+                    evicted_before: 0,
+                }))
+            }
+        };
+        let tables = HostTables::new(
+            settings(&config, attribution),
+            &config.watch.ports,
+            &config.watch.prefixes,
+        )
+        .with_lifetimes(lifetimes(&config, attribution));
+        Ok(Self {
+            sink,
+            config,
+            tables,
+            clock: CaptureClock::default(),
+            purpose,
+            records: Vec::new(),
+            start_ns: 0,
+            next_sweep_ns: 0,
+            packets_since_sweep: 0,
+            packets: 0,
+            flows_closed: 0,
+            flows_evicted: 0,
+        })
+    }
+
+    /// Takes one packet into account.
+    pub fn packet(&mut self, packet: &CapturedPacket<'_>) -> Result<()> {
+        let (precise_ns, now_ns) = self.clock.advance(packet.packet.time_ns);
+        if self.packets == 0 {
+            self.start_ns = now_ns;
+            self.next_sweep_ns = now_ns.saturating_add(SWEEP_NS);
+        }
+        self.packets += 1;
+        self.packets_since_sweep += 1;
+        self.end_windows(now_ns)?;
+        self.tables.set_time(now_ns);
+        let sighted = Sighted {
+            packet: &packet.packet,
+            hook: packet.hook,
+            coarse_ns: now_ns,
+            precise_ns,
+        };
+        let observed = packet
+            .link
+            .and_then(|link| observe(&sighted, link, &self.tables));
+        if let Err(reason) = observed {
+            self.tables.count(reason.into());
+        }
+        self.make_room(now_ns)?;
+        if self.tables.has_news() {
+            self.take_news()?;
+        }
+        Ok(())
+    }
+
+    /// Closes every flow; `passed_over` counts what the captures held besides.
+    pub fn finish(&mut self, passed_over: &[(&'static str, u64)]) -> Result<()> {
+        let now_ns = self.clock.now_ns();
+        if let Purpose::Windows(windows) = &mut self.purpose
+            && windows.end_us != 0
+        {
+            let end_us = windows.end_us;
+            self.end_of_window(end_us, now_ns)?;
+        }
+        self.tables.set_time(now_ns);
+        self.tables.remove_expired();
+        self.tables.remove_all();
+        self.take_news()?;
+        self.status(now_ns / 1_000, passed_over);
+        self.hand_on()
+    }
+
+    /// Hands on what is ready.
+    fn hand_on(&mut self) -> Result<()> {
+        for records in self.records.chunks(RECORDS_AT_ONCE) {
+            (self.sink)(records)?;
+        }
+        self.records.clear();
+        Ok(())
+    }
+
+    /// The time so far.
+    pub fn clock(&self) -> &CaptureClock {
+        &self.clock
+    }
+
+    /// What was counted so far, indexed by `Counter`.
+    pub fn counters(&self) -> Counters {
+        self.tables.counters()
+    }
+
+    /// How many `close` records there were.
+    pub fn flows_closed(&self) -> u64 {
+        self.flows_closed
+    }
+
+    /// How many flows were closed before they ended, because there were too many.
+    pub fn flows_evicted(&self) -> u64 {
+        self.flows_evicted
+    }
+
+    /// Removes flows that are over, and the longest silent ones where there are too many.
+    fn make_room(&mut self, now_ns: u64) -> Result<()> {
+        let count = self.tables.len();
+        let due = now_ns >= self.next_sweep_ns
+            && self.packets_since_sweep * SWEEP_FLOWS_A_PACKET >= count as u64;
+        // With windows their ends do it.
+        if due && matches!(self.purpose, Purpose::Flows(..)) {
+            self.next_sweep_ns = now_ns.saturating_add(SWEEP_NS);
+            self.packets_since_sweep = 0;
+            self.tables.remove_expired();
+            self.take_news()?;
+            self.hand_on()?;
+        }
+        if count >= FLOWS_MAX {
+            self.tables.remove_expired();
+            self.flows_evicted += self.tables.remove_all_but(FLOWS_KEPT);
+        }
+        Ok(())
+    }
+
+    /// Takes what the tables reported and removed.
+    fn take_news(&mut self) -> Result<()> {
+        for news in self.tables.take_news() {
+            match news {
+                News::Report(state) => self.read(&state, self.clock.now_ns()),
+                News::Removed(removed) => self.close(&removed),
+            }
+            if self.records.len() >= RECORDS_AT_ONCE {
+                self.hand_on()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, state: &FlowState, read_ns: u64) {
+        let snapshot = snapshot(state, read_ns);
+        match &mut self.purpose {
+            Purpose::Flows(flows, routes) => {
+                flows.update(&snapshot, u64::MAX, &[], routes);
+            }
+            Purpose::Windows(windows) => windows.pipeline.snapshot(&snapshot, &mut self.records),
+        }
+    }
+
+    /// A flow is read when it was seen last, so that no silence before its removal is counted.
+    fn close(&mut self, removed: &Removed) {
+        let state = removed.state();
+        self.read(&state, state.last_seen_ns());
+        // The lines of a log follow each other in time: windows close flows at their ends.
+        let time_ns = match self.purpose {
+            Purpose::Flows(..) => removed.time_ns,
+            Purpose::Windows(_) => removed.time_ns.max(self.tables.time_ns()),
+        };
+        let time_us = time_ns / 1_000;
+        let before = self.records.len();
+        match &mut self.purpose {
+            Purpose::Flows(flows, _) => {
+                if let Some(Closed { flow, reason }) = flows.remove(&state.key, removed.reason) {
+                    let context = Context {
+                        host: HOST,
+                        time_us,
+                        full_client_addresses: true,
+                    };
+                    let record = context.flow(&flow, FlowEvent::Close, Some(reason), None);
+                    self.records.push(record);
+                }
+            }
+            Purpose::Windows(windows) => {
+                let key = &state.key;
+                windows
+                    .pipeline
+                    .close_flow(key, time_us, removed.reason, &mut self.records);
+            }
+        }
+        self.flows_closed += (self.records.len() - before) as u64;
+    }
+
+    /// Ends the windows that are over at `now_ns`. Windows without a packet are not judged.
+    fn end_windows(&mut self, now_ns: u64) -> Result<()> {
+        let Purpose::Windows(windows) = &mut self.purpose else {
+            return Ok(());
+        };
+        let now_us = now_ns / 1_000;
+        let end_us = windows.end_us;
+        if end_us != 0 && now_us < end_us {
+            return Ok(());
+        }
+        let length_us = u64::from(self.config.window.length_s) * 1_000_000;
+        windows.end_us = (now_us / length_us + 1) * length_us;
+        if end_us != 0 {
+            self.end_of_window(end_us, end_us * 1_000)?;
+        }
+        Ok(())
+    }
+
+    /// Judges the window that ends at `end_us`; flows are read at `read_ns`.
+    fn end_of_window(&mut self, end_us: u64, read_ns: u64) -> Result<()> {
+        self.take_news()?;
+        let Purpose::Windows(windows) = &mut self.purpose else {
+            return Ok(());
+        };
+        self.tables.for_each(|state| {
+            let snapshot = snapshot(state, read_ns);
+            windows.pipeline.snapshot(&snapshot, &mut self.records);
+        });
+        let counters = self.tables.counters();
+        let since = |counter: Counter| {
+            counters[counter as usize] - windows.counters_before[counter as usize]
+        };
+        let missed = Missed {
+            reports_received: since(Counter::ReportsSent),
+            flows_evicted: self.flows_evicted - windows.evicted_before,
+            packets_unparsed: [Counter::Truncated, Counter::Malformed, Counter::Fragment]
+                .map(since)
+                .iter()
+                .sum(),
+            ..Missed::default()
+        };
+        windows.counters_before = counters;
+        windows.evicted_before = self.flows_evicted;
+        let records = windows.pipeline.end_of_window(end_us, None, None, &missed);
+        self.flows_closed += records.iter().filter(|record| is_close(record)).count() as u64;
+        self.records.extend(records);
+        self.status(end_us, &[]);
+        self.tables.set_time(read_ns);
+        self.tables.remove_expired();
+        self.take_news()?;
+        self.hand_on()
+    }
+
+    /// Every counter so far.
+    fn status(&mut self, time_us: u64, passed_over: &[(&'static str, u64)]) {
+        let counters = COUNTER_NAMES
+            .iter()
+            .copied()
+            .zip(self.tables.counters())
+            .chain([
+                ("packets_read", self.packets),
+                ("flows_live", self.tables.len() as u64),
+                ("flows_closed", self.flows_closed),
+                ("flows_evicted", self.flows_evicted),
+                ("clock_steps_back", self.clock.steps_back),
+            ])
+            .chain(passed_over.iter().copied())
+            .map(|(name, count)| (name.to_owned(), count));
+        let status = StatusRecord::new(HOST, time_us, self.start_ns / 1_000, counters);
+        self.records.push(Record::Status(Box::new(status)));
+    }
+}
+
+fn settings(config: &Config, attribution: Attribution) -> Settings {
+    let mut flags = 0;
+    if !config.watch.ports.is_empty() {
+        flags |= settings_flags::PORTS;
+    }
+    if !config.watch.prefixes.is_empty() {
+        flags |= settings_flags::PREFIXES;
+    }
+    let (report_interval_ns, epoch_ns) = match attribution {
+        // One epoch, so that the extremes are those of a flow's life.
+        Attribution::Off => (NO_REPORTS, u64::MAX),
+        Attribution::On => (
+            u64::from(config.flows.report_interval_ms) * 1_000_000,
+            u64::from(config.window.length_s) * SECOND_NS,
+        ),
+    };
+    Settings {
+        report_interval_ns,
+        epoch_ns,
+        epoch_offset_ns: 0,
+        sample_threshold: u32::MAX / config.watch.sample_one_in.max(1),
+        flags,
+    }
+}
+
+fn lifetimes(config: &Config, attribution: Attribution) -> Lifetimes {
+    let idle_ns = u64::from(config.flows.idle_s) * SECOND_NS;
+    match attribution {
+        Attribution::Off => LIFETIMES,
+        Attribution::On => Lifetimes {
+            ended_ns: LINGER_NS.min(idle_ns),
+            transitory_ns: idle_ns,
+            established_ns: idle_ns,
+            strict: false,
+        },
+    }
+}
+
+fn snapshot(state: &FlowState, read_ns: u64) -> Snapshot {
+    Snapshot {
+        state: *state,
+        time_us: read_ns / 1_000,
+        read_ns,
+        interface: None,
+    }
+}
+
+fn is_close(record: &Record) -> bool {
+    matches!(record, Record::Flow(flow) if flow.event == FlowEvent::Close)
+}
