@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     capture::Snapshot,
-    config::Config,
+    config::{Config, DEFAULT_PORTS},
     engine::{Missed, Pipeline},
     export::{
         Record,
@@ -262,7 +262,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         let snapshot = snapshot(state, read_ns);
         match &mut self.purpose {
             Purpose::Flows(flows, routes) => {
-                flows.update(&snapshot, u64::MAX, &[], routes);
+                flows.update(&snapshot, u64::MAX, &DEFAULT_PORTS, routes);
             }
             Purpose::Windows(windows) => windows.pipeline.snapshot(&snapshot, &mut self.records),
         }
