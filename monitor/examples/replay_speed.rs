@@ -245,7 +245,7 @@ fn packet(connection: &mut Connection, shape: Shape, number: u64, record: &mut V
     let (to_client, flags, len) = match step {
         0 => (false, SYN, 0),
         1 => (true, SYN | ACK, 0),
-        _ if step >= end + 1 => (false, FIN | ACK, 0),
+        _ if step > end => (false, FIN | ACK, 0),
         _ if step == end => (true, FIN | ACK, 0),
         _ if step % 3 == 1 => (false, ACK, 0),
         _ => (true, ACK, MSS),

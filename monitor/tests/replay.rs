@@ -410,7 +410,7 @@ fn what_is_passed_over_is_counted_and_said() {
     let frame = &frames[0].1;
     capture.extend(Block::simple(&frame.bytes));
     capture.extend(Block::simple(&frame.bytes));
-    capture.extend(Block::new(false, 0x7777, &[1, 2, 3, 4]));
+    capture.extend(Block::of(false, 0x7777, &[1, 2, 3, 4]));
     // A bluetooth adapter beside Ethernet.
     capture.extend(Block::interface(false, 201, None, None));
     capture.extend(Block::enhanced(false, 1, START_NS / 1_000, &[1; 30], 30));
@@ -703,6 +703,41 @@ fn a_clock_that_was_set_back_is_said_and_loses_nothing() {
             .contains("the time stamps step back 1 times"),
         "{}",
         replayed.stderr
+    );
+}
+
+#[test]
+fn more_rtt_samples_than_a_bin_holds_between_two_windows_are_all_there() {
+    let folder = Folder::new("replay-samples");
+    let mut frames = small_flow();
+    let (client, server) = (v4([10, 0, 0, 1], 1_234), v4([192, 0, 2, 1], 443));
+    let mut now_ns = START_NS + SECOND_NS / 10;
+    let samples = 110_000u32;
+    for number in 0..samples {
+        let rtt_ns = if number < 100_000 { 100_000 } else { 4_000_000 };
+        let data = tcp(server, client)
+            .isns(2, 1)
+            .ack(100)
+            .data(number * 10, 10);
+        frames.push((now_ns, data.frame()));
+        now_ns += rtt_ns;
+        let ack = tcp(client, server)
+            .isns(1, 2)
+            .data(100, 0)
+            .ack(number * 10 + 10);
+        frames.push((now_ns, ack.frame()));
+        now_ns += 10_000;
+    }
+    let replayed = replay(&[&folder.file("a", &Pcap::MICROSECONDS.capture(&frames))]);
+    let data = &replayed.flows()[0]["to_client"];
+    // And the SYN-ACK's.
+    assert_eq!(data["rtt_samples"], samples + 1);
+    let quantile = |name: &str| data[name].as_u64().expect("a quantile");
+    assert!((90..=125).contains(&quantile("rtt_p50_us")), "{data}");
+    assert!((3_500..=4_500).contains(&quantile("rtt_p95_us")), "{data}");
+    assert_eq!(
+        (quantile("rtt_min_us"), quantile("rtt_max_us")),
+        (100, 5_000)
     );
 }
 

@@ -27,6 +27,8 @@ const EXECUTABLE_LIMIT: Duration = Duration::from_secs(5 * 60);
 const TEST_UNDER_LOCKDOWN: &str = "load";
 /// The test executable that is about a service of systemd.
 const TEST_UNDER_SYSTEMD: &str = "service";
+/// Test executables that no kernel matters to.
+const TESTS_WITHOUT_KERNEL: [&str; 2] = ["replay", "fuzz"];
 const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
@@ -216,7 +218,10 @@ fn tests_in_machines(cache: &Cache, tally: &mut Tally) {
     let (tests, programs): (Vec<_>, Vec<_>) =
         built.into_iter().partition(|executable| executable.test);
     for kernel in Kernel::ALL {
-        let here_only = |test: &&Executable| test.name.starts_with(TESTS_WITH_DAEMONS);
+        let here_only = |test: &&Executable| {
+            test.name.starts_with(TESTS_WITH_DAEMONS)
+                || TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
+        };
         let integration = tests.iter().filter(|test| test.integration);
         for test in integration.filter(|test| !here_only(test)) {
             test_in_machine(cache, kernel, &[], test, &programs, tally);

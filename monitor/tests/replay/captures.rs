@@ -116,7 +116,7 @@ impl Pcapng {
 pub struct Block;
 
 impl Block {
-    pub fn new(big_endian: bool, kind: u32, body: &[u8]) -> Vec<u8> {
+    pub fn of(big_endian: bool, kind: u32, body: &[u8]) -> Vec<u8> {
         let len = 12 + body.len() as u32;
         let mut block = Vec::new();
         put(&mut block, big_endian, kind);
@@ -131,7 +131,7 @@ impl Block {
         put(&mut body, big_endian, 0x1a2b_3c4d);
         put(&mut body, big_endian, if big_endian { 1 << 16 } else { 1 });
         body.extend([0xff; 8]);
-        Self::new(big_endian, 0x0a0d_0d0a, &body)
+        Self::of(big_endian, 0x0a0d_0d0a, &body)
     }
 
     /// `resolution` and `offset_s` are options.
@@ -165,7 +165,7 @@ impl Block {
                 offset_s.to_le_bytes()
             });
         }
-        Self::new(big_endian, 1, &body)
+        Self::of(big_endian, 1, &body)
     }
 
     pub fn enhanced(
@@ -176,7 +176,7 @@ impl Block {
         frame_len: u32,
     ) -> Vec<u8> {
         let body = Self::enhanced_body(big_endian, interface, ticks, bytes, frame_len);
-        Self::new(big_endian, 6, &body)
+        Self::of(big_endian, 6, &body)
     }
 
     pub fn enhanced_len(bytes: &[u8]) -> usize {
@@ -187,7 +187,7 @@ impl Block {
     pub fn flagged(ticks: u64, bytes: &[u8], frame_len: u32, flags: u8) -> Vec<u8> {
         let mut body = Self::enhanced_body(false, 0, ticks, bytes, frame_len);
         body.extend([2, 0, 4, 0, flags, 0, 0, 0, 0, 0, 0, 0]);
-        Self::new(false, 6, &body)
+        Self::of(false, 6, &body)
     }
 
     fn enhanced_body(
@@ -216,7 +216,7 @@ impl Block {
         let mut body = (bytes.len() as u32).to_le_bytes().to_vec();
         body.extend(bytes);
         body.resize(body.len().next_multiple_of(4), 0);
-        Self::new(false, 3, &body)
+        Self::of(false, 3, &body)
     }
 
     /// What an interface and the system dropped.
@@ -227,7 +227,7 @@ impl Block {
             body.extend([code, 0, 8, 0]);
             body.extend(count.to_le_bytes());
         }
-        Self::new(false, 5, &body)
+        Self::of(false, 5, &body)
     }
 }
 

@@ -135,7 +135,7 @@ impl Resolution {
                 Some(per_second) => u128::from(ticks) * 1_000_000_000 / per_second,
                 None => 0,
             },
-            Self::Binary(bits) => u128::from(ticks) * 1_000_000_000 >> bits,
+            Self::Binary(bits) => (u128::from(ticks) * 1_000_000_000) >> bits,
         };
         u64::try_from(ns).unwrap_or(u64::MAX)
     }

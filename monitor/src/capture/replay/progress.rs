@@ -78,7 +78,7 @@ fn total_bytes(files: &[PathBuf]) -> Option<u64> {
         .iter()
         .map(|path| {
             let metadata = fs::metadata(path).ok()?;
-            (path.as_os_str() != STDIN && metadata.is_file()).then(|| metadata.len())
+            (path.as_os_str() != STDIN && metadata.is_file()).then_some(metadata.len())
         })
         .sum()
 }

@@ -35,12 +35,26 @@ const HOST: &str = "replay";
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// Flows held at once: 1.1 KiB each. Beyond it those that have ended are closed, then the longest
-/// silent ones, so that a capture of any length and kind is read in bounded memory.
-const FLOWS_MAX: usize = 262_144;
+/// How many flows are held, 1.1 KiB each, so that a capture of any length and kind is read in
+/// bounded memory.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Above it flows that have ended are only kept for [`LINGER_MANY_NS`].
+    many: usize,
+    /// Never more. Those that have ended are closed, then the longest silent ones ...
+    max: usize,
+    /// ... until this many are left: sorting them out takes some time, and is done once for many.
+    kept: usize,
+}
 
-/// What is left then: sorting the flows out takes some time, and is done once for many.
-const FLOWS_KEPT: usize = FLOWS_MAX / 2;
+const LIMITS: Limits = Limits {
+    many: 32_768,
+    max: 262_144,
+    kept: 131_072,
+};
+
+/// Longer than most paths take to deliver a late FIN or ACK.
+const LINGER_MANY_NS: u64 = SECOND_NS;
 
 /// Flows are looked through for ended ones after this time, and ...
 const SWEEP_NS: u64 = 10 * SECOND_NS;
@@ -85,6 +99,9 @@ pub struct Stream<S> {
     start_ns: u64,
     next_sweep_ns: u64,
     packets_since_sweep: u64,
+    limits: Limits,
+    /// How many flows are too many next.
+    many: usize,
     packets: u64,
     flows_closed: u64,
     flows_evicted: u64,
@@ -142,6 +159,8 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
             start_ns: 0,
             next_sweep_ns: 0,
             packets_since_sweep: 0,
+            limits: LIMITS,
+            many: LIMITS.many,
             packets: 0,
             flows_closed: 0,
             flows_evicted: 0,
@@ -237,9 +256,24 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
             self.take_news()?;
             self.hand_on()?;
         }
-        if count >= FLOWS_MAX {
-            self.tables.remove_expired();
-            self.flows_evicted += self.tables.remove_all_but(FLOWS_KEPT);
+        match self.purpose {
+            Purpose::Flows(..) if count >= self.many => {
+                self.tables.remove_ended(LINGER_MANY_NS);
+                if self.tables.len() >= self.limits.kept {
+                    self.tables.remove_expired();
+                }
+                if self.tables.len() >= self.limits.max {
+                    self.flows_evicted += self.tables.remove_all_but(self.limits.kept);
+                }
+                // Looked at again when they have doubled, so that it costs each flow little.
+                self.many = (2 * self.tables.len()).clamp(self.limits.many, self.limits.max);
+            }
+            // A flow is missing in its window's figures, whether it has ended or not.
+            Purpose::Windows(_) if count >= self.limits.max => {
+                self.tables.remove_all_but(self.limits.kept);
+                self.flows_evicted += (count - self.tables.len()) as u64;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -423,4 +457,120 @@ fn snapshot(state: &FlowState, read_ns: u64) -> Snapshot {
 
 fn is_close(record: &Record) -> bool {
     matches!(record, Record::Flow(flow) if flow.event == FlowEvent::Close)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeMap};
+
+    use monitor_ebpf::packet::Link;
+
+    use super::*;
+    use crate::capture::replay::packet::{Captured, Hook};
+
+    const SMALL: Limits = Limits {
+        many: 8,
+        max: 64,
+        kept: 32,
+    };
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const ACK: u8 = 16;
+
+    /// A packet of a client's to or from its server, which has no payload.
+    fn datagram(client: u32, from_client: bool, flags: u8) -> Vec<u8> {
+        let ends = [
+            (client.to_be_bytes(), [0x30, 0]),
+            ([192, 0, 2, 1], [1, 187]),
+        ];
+        let [source, destination] = if from_client {
+            ends
+        } else {
+            [ends[1], ends[0]]
+        };
+        let mut bytes = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+        bytes.extend(source.0);
+        bytes.extend(destination.0);
+        bytes.extend(source.1);
+        bytes.extend(destination.1);
+        bytes.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 4, 0, 0, 0, 0, 0]);
+        bytes
+    }
+
+    /// Replays such packets, a microsecond apart: why flows were closed, and how often, and how
+    /// many were held at most.
+    fn replay(
+        attribution: Attribution,
+        packets: impl Iterator<Item = (u32, bool, u8)>,
+    ) -> (BTreeMap<String, usize>, u64, usize) {
+        let closed = RefCell::new(BTreeMap::<String, usize>::new());
+        let mut most = 0;
+        let mut stream = Stream::new(Config::default(), attribution, |records: &[Record]| {
+            for record in records {
+                if let Record::Flow(flow) = record
+                    && flow.event == FlowEvent::Close
+                {
+                    let reason = flow.close_reason.expect("with every close");
+                    let reason = format!("{reason:?}");
+                    *closed.borrow_mut().entry(reason).or_default() += 1;
+                }
+            }
+            Ok(())
+        })
+        .expect("no file is named");
+        (stream.limits, stream.many) = (SMALL, SMALL.many);
+        for (number, (client, from_client, flags)) in (0u64..).zip(packets) {
+            let bytes = datagram(client, from_client, flags);
+            let packet = CapturedPacket {
+                link: Ok(Link::RawIp),
+                packet: Captured {
+                    bytes: &bytes,
+                    frame_len: 40,
+                    time_ns: SECOND_NS * 1_000 + number * 1_000,
+                    gso_size: 0,
+                    gso_segs: 0,
+                },
+                hook: Hook::TAP,
+            };
+            stream.packet(&packet).expect("memory");
+            most = most.max(stream.tables.len());
+        }
+        stream.finish(&[]).expect("memory");
+        let evicted = stream.flows_evicted();
+        drop(stream);
+        (closed.into_inner(), evicted, most)
+    }
+
+    #[test]
+    fn a_flood_of_flows_is_held_in_bounded_memory_and_each_has_its_record() {
+        let flood = (0..10_000).map(|client| (client, true, SYN));
+        let (closed, evicted, most) = replay(Attribution::Off, flood);
+        assert_eq!(closed.values().sum::<usize>(), 10_000);
+        assert_eq!(closed["Evicted"] as u64, evicted);
+        assert!(most <= SMALL.max, "{most}");
+        let flood = (0..10_000).map(|client| (client, true, SYN));
+        let (closed, _, most) = replay(Attribution::On, flood);
+        assert_eq!(closed.values().sum::<usize>(), 10_000);
+        assert!(most <= SMALL.max, "{most}");
+    }
+
+    #[test]
+    fn flows_that_have_ended_make_room_first() {
+        let ended = (0..10_000).flat_map(|client| {
+            [
+                (client, true, SYN),
+                (client, false, SYN | ACK),
+                (client, true, RST),
+            ]
+        });
+        // Beside them one goes on.
+        let long = [(u32::MAX, true, SYN), (u32::MAX, false, SYN | ACK)];
+        let last = [(u32::MAX, true, ACK)];
+        let packets = long.into_iter().chain(ended).chain(last);
+        let (closed, evicted, most) = replay(Attribution::Off, packets);
+        assert_eq!(closed["Rst"], 10_000);
+        assert_eq!(closed["EndOfCapture"], 1);
+        assert_eq!((closed.len(), evicted), (2, 0));
+        assert!(most <= SMALL.max, "{most}");
+    }
 }

@@ -200,6 +200,21 @@ impl HostTables {
         );
     }
 
+    /// Removes the flows that ended at least `linger_ns` ago.
+    pub fn remove_ended(&self, linger_ns: u64) {
+        let now_ns = self.now_ns.get();
+        let gone_ns = |entry: &Entry| entry.state.last_seen_ns().saturating_add(linger_ns);
+        self.remove_where(
+            |entry| !entry.rank().goes_on && gone_ns(entry) <= now_ns,
+            |_| false,
+            CloseReason::Idle,
+            |what| match what {
+                What::Flow(entry) => gone_ns(entry),
+                What::Waiting(..) => now_ns,
+            },
+        );
+    }
+
     /// Removes flows until at most `count` are left: those that have ended, then the longest
     /// silent. How many had not ended.
     pub fn remove_all_but(&self, count: usize) -> u64 {
