@@ -362,7 +362,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let size = u8::from(tcp.payload_len > 0) * 3;
         for (seed, options, gso, hook) in [
             (&mut plain, 0, 0, 0),
-            (&mut dressed, 0x33, 5, from * 2 | from << 3),
+            (&mut dressed, 0x33, 5, (from * 2) | (from << 3)),
         ] {
             seed.extend([
                 from,

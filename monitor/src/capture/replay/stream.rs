@@ -20,6 +20,7 @@ use super::{
 use crate::{
     capture::Snapshot,
     config::{Config, DEFAULT_PORTS},
+    daemon::feeds,
     engine::{Missed, Pipeline},
     export::{
         Record,
@@ -134,7 +135,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                 Purpose::Flows(FlowTable::default(), Routes::default())
             }
             Attribution::On => {
-                let routes = Arc::new(ArcSwap::from_pointee(Routes::load(&config.path)?));
+                let routes = Arc::new(ArcSwap::from_pointee(feeds::read_once(&config.path)?));
                 Purpose::Windows(Box::new(Windows {
                     pipeline: Pipeline::new(&config, routes, HOST),
                     end_us: 0,
