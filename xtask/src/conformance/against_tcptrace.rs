@@ -1,7 +1,12 @@
 //! Our figures of a flow against tcptrace's: its totals, and the segments it marks.
 
+use std::collections::HashMap;
+
 use super::{
-    against_tshark::{IDLE_US, handshake_rule, older_outstanding, own, payload_rule, sent_twice},
+    against_tshark::{
+        IDLE_US, dropped, handshake_rule, older_outstanding, own, payload_rule, repeats_unread,
+        sent_twice, stray,
+    },
     definition::{Before, Class},
     difference::{About, Balance, Difference},
     join::{Connection, Joined},
@@ -12,6 +17,9 @@ use super::{
 
 /// It forgets a connection that is silent for longer (`NONREALTIME_LIVE_CONN_INTERVAL`).
 const FORGETS_US: u64 = 240_000_000;
+
+/// An IPv6 extension header is at most this long (RFC 8200, 4.3).
+const EXTENSION_HEADER_MAX: i64 = 256 * 8;
 
 /// What it prints is rounded to this, µs; a handshake has two parts.
 const TENTH_US: i64 = 100;
@@ -85,19 +93,13 @@ fn flow_count(connection: &Connection<'_>, theirs: &[tcptrace::Connection]) -> O
             flows.chain(&connection.strays).copied()
         };
         let first = segments().find(|segment| segment.time_us().abs_diff(start_us) <= 1);
-        let rule = first.and_then(|first| {
-            if !first.is_read() {
-                Some(Rule::Unread)
-            } else if first.has(flag::SYN) {
-                Some(Rule::NewConnection)
-            } else if connection.flows.is_empty() && first.has(flag::RST) {
-                Some(Rule::ResetAlone)
-            } else if silent_before(segments(), start_us) {
-                Some(Rule::FourMinutes)
-            } else {
-                None
-            }
-        });
+        let rule = match first {
+            _ if connection.flows.is_empty() => stray(&connection.strays),
+            Some(first) if !first.is_read() => Some(Rule::Unread),
+            Some(first) if first.has(flag::SYN) => Some(Rule::NewConnection),
+            Some(_) if silent_before(segments(), start_us) => Some(Rule::FourMinutes),
+            _ => None,
+        };
         balance.whole(rule, -1, first.map_or(0, |first| first.frame));
     }
     let about = About {
@@ -199,15 +201,24 @@ impl<'a, 'b> Group<'a, 'b> {
             ),
         };
         let mut balance = Balance::default();
+        let (mut there, mut fragments, mut extensions) = (0, 0, 0);
         for (said, segment) in self.flows.iter().flat_map(|flow| own(flow, direction)) {
-            // It does not look into tunnels either.
-            if segment.carriage != Carriage::Plain {
-                continue;
-            }
             let amount = match metric {
                 Metric::Bytes => i64::from(segment.len),
                 _ => i64::from(segment.len > 0),
             };
+            // It does not look into tunnels either, and counts the first fragment of several.
+            if segment.carriage != Carriage::Plain {
+                fragments += match segment.carriage {
+                    Carriage::Fragment => amount,
+                    _ => 0,
+                };
+                continue;
+            }
+            if segment.extended && metric == Metric::Bytes {
+                extensions += EXTENSION_HEADER_MAX;
+            }
+            there += amount;
             let counted = if said.class.counts_payload() {
                 amount
             } else {
@@ -216,6 +227,12 @@ impl<'a, 'b> Group<'a, 'b> {
             balance.segment(segment.frame, counted, amount, || {
                 payload_rule(said.class, segment)
             });
+        }
+        let more = theirs - there;
+        if more > 0 && more <= fragments {
+            balance.whole(Some(Rule::Unread), -more, 0);
+        } else if more > 0 && more <= extensions {
+            balance.whole(Some(Rule::Extensions), -more, 0);
         }
         balance.difference(
             self.about(Some(direction), metric),
@@ -229,6 +246,12 @@ impl<'a, 'b> Group<'a, 'b> {
         let mut retransmitted = Balance::default();
         let mut out_of_order = Balance::default();
         let flows = self.flows;
+        let mut at_once: HashMap<(u64, u32), u32> = HashMap::new();
+        for (_, segment) in flows.iter().flat_map(|flow| own(flow, direction)) {
+            *at_once
+                .entry((segment.time_us(), segment.end()))
+                .or_default() += 1;
+        }
         // Of segments with the same time and place the later ones bear the marks.
         for flow in flows.iter().rev() {
             for (index, said) in flow.said.iter().enumerate().rev() {
@@ -236,12 +259,18 @@ impl<'a, 'b> Group<'a, 'b> {
                     continue;
                 }
                 let segment = flow.segments[index];
-                let marked = self.marks(direction, segment);
+                let is_alone = at_once.get(&(segment.time_us(), segment.end())) == Some(&1);
+                let marked = self.marks(direction, segment, is_alone);
                 let reordered = flow.reordered[index];
                 let rule = || {
                     let sent_before = said.highest.map(|(_, sender)| flow.segments[sender]);
                     let begins_anew =
                         sent_before.is_some_and(|before| self.begin_between(before, segment));
+                    let goes_on = !std::ptr::eq(flow, &raw const flows[0])
+                        && !self.begins_at(flow.ours.start_us);
+                    if goes_on && (marked.retransmitted || marked.out_of_order) {
+                        return Some(Rule::ForgottenFlow);
+                    }
                     again_rule(flow, index, marked, begins_anew)
                 };
                 retransmitted.segment(
@@ -284,6 +313,12 @@ impl<'a, 'b> Group<'a, 'b> {
             .collect()
     }
 
+    /// Whether tcptrace begins a connection at this time.
+    fn begins_at(&self, time_us: u64) -> bool {
+        let mut theirs = self.theirs.iter();
+        theirs.any(|theirs| theirs.start_us.abs_diff(time_us) <= 1)
+    }
+
     /// Whether tcptrace begins a connection after the one segment and not after the other.
     fn begin_between(&self, earlier: &Segment, later: &Segment) -> bool {
         self.theirs
@@ -291,7 +326,7 @@ impl<'a, 'b> Group<'a, 'b> {
             .any(|theirs| earlier.time_us() < theirs.start_us && theirs.start_us <= later.time_us())
     }
 
-    fn marks(&mut self, direction: Direction, segment: &Segment) -> Marked {
+    fn marks(&mut self, direction: Direction, segment: &Segment, is_alone: bool) -> Marked {
         let (time_us, data_end) = (
             segment.time_us(),
             segment.sequence.wrapping_add(segment.len),
@@ -307,7 +342,10 @@ impl<'a, 'b> Group<'a, 'b> {
                 segment.end()
             };
             marked.retransmitted |= marks.take(Mark::Retransmitted, time_us, label);
-            marked.out_of_order |= marks.take(Mark::OutOfOrder, time_us, data_end);
+            // The other of two alike may be the one that filled a hole.
+            if is_alone || !marked.retransmitted {
+                marked.out_of_order |= marks.take(Mark::OutOfOrder, time_us, data_end);
+            }
             marked.probe |= marks.take(Mark::Probe, time_us, data_end);
         }
         marked
@@ -355,6 +393,10 @@ impl<'a, 'b> Group<'a, 'b> {
                     return None;
                 }
                 let said = &flow.said[sent];
+                let answer = flow.index_of(sample.answer_frame)?;
+                if !flow.segments[sent].is_read() || !flow.segments[answer].is_read() {
+                    return Some(Rule::Unread);
+                }
                 if sample.rtt_us == 0 {
                     return Some(Rule::ZeroRtt);
                 }
@@ -364,9 +406,10 @@ impl<'a, 'b> Group<'a, 'b> {
                     Some(Rule::ProbeRtt)
                 } else if older_outstanding(said) {
                     Some(Rule::OneAtATime)
+                } else if sent_twice(flow, direction, sent, answer) {
+                    Some(Rule::Karn)
                 } else {
-                    let answer = flow.index_of(sample.answer_frame)?;
-                    sent_twice(flow, direction, sent, answer).then_some(Rule::Karn)
+                    dropped(flow, direction, sent, answer).then_some(Rule::Dropped)
                 }
             })
         })
@@ -400,6 +443,7 @@ impl<'a, 'b> Group<'a, 'b> {
             (None, None) => return None,
             // Each part is rounded, and one below half a tenth is printed as none.
             (Some(ours), Some(sum)) if (ours - sum).abs() <= TENTH_US + 2 => return None,
+            (Some(ours), None) if ours <= TENTH_US + 2 => return None,
             _ if known.len() < 2 && sum.is_some() => {
                 handshake_rule(flow, ours.is_some()).or(Some(Rule::HandshakePart))
             }
@@ -438,6 +482,7 @@ fn again_rule(flow: &Joined<'_>, index: usize, marked: Marked, begins_anew: bool
         Class::Waiting => is_marked.then_some(Rule::Waiting),
         Class::Probe => is_marked.then_some(Rule::Probe),
         Class::Reset => (segment.len > 0).then_some(Rule::ResetData),
+        Class::New => (is_marked && repeats_unread(flow, index)).then_some(Rule::Unread),
         Class::Unread => Some(Rule::Unread),
         Class::Again(_) | Class::Fills { .. } if marked.probe => Some(Rule::IntoClosedWindow),
         Class::Again(_)

@@ -106,7 +106,7 @@ fn flow_count(connection: &Connection<'_>) -> Option<Difference> {
 }
 
 /// Why none of these segments made a flow.
-fn stray(segments: &[&Segment]) -> Option<Rule> {
+pub fn stray(segments: &[&Segment]) -> Option<Rule> {
     let first = segments.first()?;
     if segments.iter().all(|segment| !segment.is_read()) {
         return unread(first);
@@ -238,7 +238,9 @@ fn again_rule(flow: &Joined<'_>, index: usize) -> Option<Rule> {
             let acknowledged = said
                 .acknowledged
                 .is_some_and(|acknowledged| ahead(segment.end(), acknowledged) >= 0);
-            if analysis.spurious && acknowledged {
+            if (repeats || out_of_order) && repeats_unread(flow, index) {
+                Some(Rule::Unread)
+            } else if analysis.spurious && acknowledged {
                 Some(Rule::AcknowledgedUnseen)
             } else if (repeats || out_of_order) && empty_ran_ahead(flow, index) {
                 Some(Rule::EmptyAhead)
@@ -450,7 +452,10 @@ fn pair_rule(flow: &Joined<'_>, direction: Direction, pair: &Pair) -> Option<Rul
     if sent_twice(flow, direction, sent, answer) {
         return Some(Rule::Karn);
     }
-    older_outstanding(said).then_some(Rule::OneAtATime)
+    if older_outstanding(said) {
+        return Some(Rule::OneAtATime);
+    }
+    dropped(flow, direction, sent, answer).then_some(Rule::Dropped)
 }
 
 /// Whether bytes of a segment passed more than once before its answer.
@@ -466,6 +471,24 @@ pub fn sent_twice(flow: &Joined<'_>, direction: Direction, sent: usize, answer: 
         .any(|(index, (other, said))| {
             index != sent && said.direction == direction && overlaps(other)
         })
+}
+
+/// Whether anything of the direction was sent again between a segment and its answer.
+pub fn dropped(flow: &Joined<'_>, direction: Direction, sent: usize, answer: usize) -> bool {
+    flow.said[sent..answer].iter().any(|said| {
+        said.direction == direction && matches!(said.class, Class::Again(_) | Class::Fills { .. })
+    })
+}
+
+/// Whether the bytes at `index` passed before in a segment that is not read.
+pub fn repeats_unread(flow: &Joined<'_>, index: usize) -> bool {
+    let segment = flow.segments[index];
+    flow.segments[..index].iter().any(|other| {
+        !other.is_read()
+            && other.source == segment.source
+            && ahead(other.sequence, segment.end()) > 0
+            && ahead(segment.sequence, other.end()) > 0
+    })
 }
 
 /// Whether data of the same direction was under way when a segment was sent.

@@ -147,8 +147,11 @@ rules! {
     FourMinutes: "a new connection after silence",
         "tcptrace begins a new connection after 240 s without a packet, and forgets the old one",
         "we and tshark: the sequence numbers go on";
+    Extensions: "IPv6 extension headers",
+        "tcptrace counts IPv6 extension headers as payload, and takes a fragment header for TCP's",
+        "we and tshark (RFC 8200, 4)";
     LinkLayer: "a link layer tcptrace cannot read",
-        "IP below MPLS or PPPoE: tcptrace finds no connection",
+        "IP below MPLS, PPPoE or IEEE 802.1ad: tcptrace finds no connection",
         "we and tshark";
     Silence: "closed after silence",
         "no packet for 60 s or longer: we close the flow and begin another, the reference goes on",
@@ -169,6 +172,9 @@ rules! {
     Karn: "measured on a retransmission",
         "the reference's shorter RTT is between a segment of which a copy was sent before its acknowledgement, and that acknowledgement",
         "we (Karn and Partridge, 1987): the acknowledgement may be the first copy's";
+    Dropped: "sample given up",
+        "between the reference's segment and its acknowledgement something else was sent again: ours gives the sample under way up, since an acknowledgement may have waited for that",
+        "both; ours errs to the careful side";
     ProbeRtt: "RTT of a probe",
         "the reference timed the answer to a keep-alive or probe, or to data before the other direction was known",
         "either: it is an RTT, of a segment that is no data for us";

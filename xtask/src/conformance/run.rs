@@ -30,6 +30,9 @@ pub const CAPTURES_VARIABLE: &str = "LASTMILE_CAPTURES";
 /// Folders in it that hold TCP with known answers; the others are routing data.
 const FOLDERS: [&str; 6] = ["tcp", "tcptrace", "ndt7", "policing", "sni", "bmp"];
 
+/// What `lastmile replay` says of a link type it does not know.
+const NOT_UNDERSTOOD: &str = "which is not understood";
+
 /// What was asked for.
 #[derive(Debug, Default)]
 pub struct Request {
@@ -171,6 +174,13 @@ fn compare(
         fs::canonicalize(&plain).with_context(|| format!("cannot find {}", plain.display()))?;
     // We read compressed captures ourselves.
     let ours = ours::read(lastmile, &capture.path)?;
+    if let Some(error) = ours
+        .error
+        .as_ref()
+        .filter(|error| error.contains(NOT_UNDERSTOOD))
+    {
+        return Ok(Outcome::Skipped(error.clone()));
+    }
     let theirs = tshark::read(analysers, &plain, &scratch.0.join("home"))?;
     let graphs = scratch.empty("graphs")?;
     let traced = tcptrace::read(analysers, &plain, &graphs)?;
@@ -233,7 +243,15 @@ fn compared(
                     .differences
                     .extend(against_tcptrace::differences(connection, &mut between));
             }
+            let mut extended = theirs.segments.iter().filter(|segment| segment.extended);
+            let reads_extensions = extended.next().is_none();
             for Tuple { low, high } in by_tuple.into_keys() {
+                if low.is_ipv6() && !reads_extensions {
+                    compared.remarks.push(format!(
+                        "tcptrace takes an IPv6 extension header for TCP's: {low} - {high}"
+                    ));
+                    continue;
+                }
                 compared
                     .unexplained
                     .push(format!("only tcptrace has a connection {low} - {high}"));

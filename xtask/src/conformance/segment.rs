@@ -39,8 +39,10 @@ pub struct Segment {
     /// Since 1970 UTC.
     pub time_ns: u64,
     pub carriage: Carriage,
-    /// MPLS or PPPoE lies below IP.
+    /// MPLS, PPPoE or an IEEE 802.1ad tag lies below IP.
     pub labelled: bool,
+    /// IPv6 extension headers lie before TCP.
+    pub extended: bool,
     /// The reference's connection.
     pub stream: u32,
     pub source: SocketAddr,

@@ -112,7 +112,7 @@ fn run(command: &mut Command) -> Result<Result<String, String>> {
     let said = stderr
         .lines()
         .map(str::trim)
-        .rfind(|line| !line.is_empty())
+        .find(|line| !line.is_empty())
         .map_or_else(|| output.status.to_string(), str::to_owned);
     Ok(Err(said))
 }

@@ -76,6 +76,7 @@ impl Conversation {
             time_ns: (EPOCH_US + at_ms * 1_000) * 1_000,
             carriage: Carriage::Plain,
             labelled: false,
+            extended: false,
             stream: 0,
             source,
             destination,

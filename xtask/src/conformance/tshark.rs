@@ -169,6 +169,7 @@ fn parse(line: &str) -> Option<Segment> {
         time_ns: nanoseconds("frame.time_epoch")?,
         carriage,
         labelled: layers.labelled,
+        extended: layers.extended,
         stream: number("tcp.stream")?,
         source: SocketAddr::new(address("ip.src", "ipv6.src")?, port("tcp.srcport")?),
         destination: SocketAddr::new(address("ip.dst", "ipv6.dst")?, port("tcp.dstport")?),
@@ -203,6 +204,7 @@ struct Layers {
     ip: (u8, usize),
     fragment_header: bool,
     labelled: bool,
+    extended: bool,
     /// A lower bound: options and extension headers count with the least they take.
     link_and_ip_len: usize,
 }
@@ -216,6 +218,7 @@ impl Layers {
         let mut tunnel = false;
         let mut fragment_header = false;
         let mut labelled = false;
+        let mut extended = false;
         let mut link_and_ip_len = 0;
         for name in protocols.split(':') {
             link_and_ip_len += match name {
@@ -228,6 +231,7 @@ impl Layers {
                 "ipv6" => 40,
                 _ => 0,
             };
+            extended |= name.starts_with("ipv6.");
             match name {
                 "tcp" => {
                     let ip = ip?;
@@ -242,6 +246,7 @@ impl Layers {
                         ip,
                         fragment_header,
                         labelled,
+                        extended,
                         link_and_ip_len,
                     });
                 }
@@ -255,7 +260,7 @@ impl Layers {
                 }
                 "icmp" | "icmpv6" => quoted = true,
                 "ipv6.fraghdr" => fragment_header = true,
-                "mpls" | "pppoes" => labelled = true,
+                "mpls" | "pppoes" | "ieee8021ad" => labelled = true,
                 "gre" | "vxlan" | "geneve" | "gtp" | "udp" => tunnel = true,
                 _ => {}
             }
