@@ -666,6 +666,18 @@ fn a_record_that_kept_more_than_was_on_the_wire_is_read_with_what_it_kept() {
 }
 
 #[test]
+fn a_record_that_lost_the_length_on_the_wire_counts_with_its_ip_header() {
+    let folder = Folder::new("replay-snapped");
+    let mut frames = small_flow();
+    for (_, frame) in &mut frames {
+        frame.frame_len = frame.bytes.len() as u32;
+    }
+    let replayed = replay(&[&folder.file("a", &Pcap::MICROSECONDS.capture(&frames))]);
+    assert_eq!(replayed.flows()[0]["to_server"]["bytes"], 100);
+    assert_eq!(replayed.counter("packets_malformed"), 0);
+}
+
+#[test]
 fn a_silent_flow_is_closed_and_what_comes_later_is_another() {
     let folder = Folder::new("replay-idle");
     let mut frames = small_flow();

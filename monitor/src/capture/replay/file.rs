@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_ebpf::{counters::Reason, packet::Link};
+use monitor_ebpf::{
+    counters::Reason,
+    packet::{self, Link},
+};
 use thiserror::Error;
 
 use super::{
@@ -234,15 +237,19 @@ impl Capture {
         let outgoing = record
             .outgoing
             .or_else(|| link::is_outgoing(record.link, frame));
+        let mut packet = Captured {
+            bytes,
+            frame_len,
+            time_ns: record.time_ns,
+            gso_size: 0,
+            gso_segs: 0,
+        };
+        if let Ok(link) = link {
+            packet.frame_len = packet.frame_len.max(said_len(&packet, link));
+        }
         Some(CapturedPacket {
             link,
-            packet: Captured {
-                bytes,
-                frame_len,
-                time_ns: record.time_ns,
-                gso_size: 0,
-                gso_segs: 0,
-            },
+            packet,
             hook: Hook::new(interface, outgoing.unwrap_or(false)),
         })
     }
@@ -300,6 +307,17 @@ impl Capture {
             }
         }
         remarks
+    }
+}
+
+/// The length of a TCP packet's frame by its IP header: some tools that cut packets write what
+/// they kept as what was on the wire. 0 where the header does not say it (BIG TCP).
+fn said_len(packet: &Captured<'_>, link: Link) -> u32 {
+    match packet::network(packet, link, u32::MAX) {
+        Ok(network) if network.tcp_len <= u32::from(u16::MAX) => {
+            network.tcp_offset as u32 + network.tcp_len
+        }
+        _ => 0,
     }
 }
 
