@@ -229,10 +229,11 @@ impl<'a, 'b> Group<'a, 'b> {
             });
         }
         let more = theirs - there;
-        if more > 0 && more <= fragments {
-            balance.whole(Some(Rule::Unread), -more, 0);
-        } else if more > 0 && more <= extensions {
+        // Extension headers are as long as multiples of 8 (RFC 8200, 4).
+        if more > 0 && more <= extensions && more % 8 == 0 {
             balance.whole(Some(Rule::Extensions), -more, 0);
+        } else if more > 0 && more <= fragments {
+            balance.whole(Some(Rule::Unread), -more, 0);
         }
         balance.difference(
             self.about(Some(direction), metric),
