@@ -399,7 +399,12 @@ fn minimum_rtt(flow: &Joined<'_>, direction: Direction) -> Option<Difference> {
             let rule = match sample.source {
                 Source::Timestamp => Some(Rule::Timestamps),
                 Source::Covered => Some(Rule::Covered),
-                Source::Acknowledged => None,
+                // tshark knows no end of a segment that is acknowledged.
+                Source::Acknowledged => flow
+                    .index_of(sample.sent_frame)
+                    .map(|sent| flow.segments[sent])
+                    .filter(|sent| sent.len != sent.len_in_frame)
+                    .map(|_| Rule::CutRecord),
             };
             let less = signed(rtt_us)? - amount(their_us).unwrap_or(0);
             balance.whole(rule, less, sample.answer_frame);
