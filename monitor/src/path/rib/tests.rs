@@ -256,6 +256,18 @@ fn a_router_that_is_back_replaces_what_it_said_and_ends_with_the_marker() {
 }
 
 #[test]
+fn a_peer_that_is_not_back_yet_keeps_what_it_told_before() {
+    let mut site = Site::new();
+    let a = peer(POST, 1);
+    site.take([up(a), announce(a, "10.0.0.0/8", &[65_001, 64_501])]);
+    site.rib.connected(site.router);
+    site.take([down(a)]);
+    assert_eq!(site.through("10.0.0.0/8"), Some(65_001));
+    site.take([up(a), down(a)]);
+    assert_eq!(site.through("10.0.0.0/8"), None);
+}
+
+#[test]
 fn without_the_marker_a_sweep_ends_it_and_a_peer_that_is_not_back_is_swept_too() {
     let mut site = Site::new();
     let (a, b) = (peer(POST, 1), peer(POST, 2));
@@ -394,6 +406,8 @@ struct Model {
     routes: Vec<(usize, usize, u8, u8, bool)>,
     /// Router and table that ever had a route.
     seen: Vec<(usize, usize)>,
+    /// Router and table that told something in this session.
+    told: Vec<(usize, usize)>,
 }
 
 impl Model {
@@ -409,19 +423,29 @@ impl Model {
                 routes.retain(|route| (route.0, route.1, route.2) != (router, table, net));
                 routes.push((router, table, net, hops, false));
                 self.seen.push((router, table));
+                self.told.push((router, table));
             }
             Step::Withdraw { router, table, net } => {
+                self.told.push((router, table));
                 routes.retain(|route| (route.0, route.1, route.2) != (router, table, net));
             }
             Step::PeerDown { router, peer } => {
-                let tables = [usize::from(peer) - 1, usize::from(peer) + 1];
-                routes.retain(|route| route.0 != router || !tables.contains(&route.1));
+                for table in [usize::from(peer) - 1, usize::from(peer) + 1] {
+                    if self.told.contains(&(router, table)) {
+                        routes.retain(|route| (route.0, route.1) != (router, table));
+                        self.told.retain(|told| *told != (router, table));
+                    }
+                }
             }
-            Step::Reconnect { router } => routes
-                .iter_mut()
-                .filter(|route| route.0 == router)
-                .for_each(|route| route.4 = true),
+            Step::Reconnect { router } => {
+                self.told.retain(|told| told.0 != router);
+                routes
+                    .iter_mut()
+                    .filter(|route| route.0 == router)
+                    .for_each(|route| route.4 = true);
+            }
             Step::EndOfRib { router, table } => {
+                self.told.push((router, table));
                 routes.retain(|route| (route.0, route.1) != (router, table) || !route.4);
             }
             Step::Sweep { router } => routes.retain(|route| route.0 != router || !route.4),
