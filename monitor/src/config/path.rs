@@ -192,7 +192,7 @@ pub struct InterconnectRule {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub community: Vec<Community>,
-    /// Name or address of the router that told.
+    /// Name of the router that told: its BMP sysName, else its address.
     #[serde(
         default,
         deserialize_with = "any_of",

@@ -1,4 +1,8 @@
 //! BGP UPDATE messages (RFC 4271 4.3, RFC 4760) as they are found in BMP and MRT.
+//!
+//! The decoders here are our own: bgpkit-parser, against which the tests compare them, guesses
+//! ADD-PATH from a prefix that begins with a zero byte, which a default route does too, has no way
+//! to be told what a BMP peer negotiated, and logs whatever a stranger sends.
 
 use std::net::IpAddr;
 
