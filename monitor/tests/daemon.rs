@@ -317,6 +317,123 @@ fn a_device_that_appears_is_watched_and_one_that_vanishes_is_let_go() {
     assert!(daemon.wait().success(), "a clean end");
 }
 
+/// A pipe with a name, whose lines can be waited for.
+fn pipe(path: &Path) -> BufReader<fs::File> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).expect("no zero byte");
+    // SAFETY: the name is a C string that lives during the call.
+    let result = unsafe { libc::mkfifo(name.as_ptr(), 0o600) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    // Open for writing as well: a writer that closes is not the end.
+    let open = fs::OpenOptions::new().read(true).write(true).open(path);
+    BufReader::new(open.expect("the pipe opens"))
+}
+
+/// The next line of the log for which `wanted` holds; every line on the way is of the schema.
+fn await_line(log: &mut impl std::io::BufRead, wanted: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let mut line = String::new();
+        log.read_line(&mut line).expect("the log is read");
+        validate_line(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let value: Value = serde_json::from_str(&line).expect("valid lines are JSON");
+        if wanted(&value) {
+            return value;
+        }
+    }
+}
+
+/// BMP (RFC 7854): a header before `body`.
+fn bmp(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = 6 + body.len() as u32;
+    [&[3][..], &length.to_be_bytes(), &[kind], body].concat()
+}
+
+/// The client's prefix, of AS64501, through AS64999 and this next hop.
+fn announcement(next_hop: [u8; 4]) -> Vec<u8> {
+    let mut per_peer = vec![0, 0x40];
+    per_peer.extend([0; 20]);
+    per_peer.extend([192, 0, 2, 254]);
+    per_peer.extend(64_999u32.to_be_bytes());
+    per_peer.extend([0; 12]);
+    let mut attributes = vec![0x40, 1, 1, 0, 0x40, 2, 10, 2, 2];
+    attributes.extend(64_999u32.to_be_bytes());
+    attributes.extend(64_501u32.to_be_bytes());
+    attributes.extend([0x40, 3, 4]);
+    attributes.extend(next_hop);
+    let mut update = vec![0xff; 16];
+    update.extend((23 + attributes.len() as u16 + 4).to_be_bytes());
+    update.extend([2, 0, 0]);
+    update.extend((attributes.len() as u16).to_be_bytes());
+    update.extend(attributes);
+    update.extend([24, 198, 51, 100]);
+    bmp(0, &[per_peer, update].concat())
+}
+
+#[test]
+fn a_route_that_moves_while_a_flow_is_open_is_logged_and_remembered() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("routes");
+    let log = folder.file("log.jsonl");
+    let mut lines = pipe(&log);
+    let internet = Internet::new(None, Some("tbf rate 8mbit burst 16kb limit 100kb"));
+    let asked = config(&log)
+        + "[path.bmp]\nlisten = \"127.0.0.1:11019\"\n[path.history]\nfile = \"history.sqlite\"\n";
+    let mut daemon = Daemon::start(&internet, &folder, &asked);
+    let connected = internet.on(&internet.server, || {
+        std::net::TcpStream::connect("127.0.0.1:11019")
+    });
+    let mut router = lastmile_lab::netns::join(connected)
+        .expect("the namespace is there")
+        .expect("the daemon listens");
+    let first = [bmp(4, b"\0\x02\0\x02r1"), announcement([192, 0, 2, 1])].concat();
+    router.write_all(&first).expect("sent");
+    daemon.await_message("r1 is connected");
+
+    internet.download_while(DOWNLOAD, || {
+        let open = await_line(&mut lines, |line| line["event"] == "open");
+        assert_eq!(open["path"]["interconnect"], "AS64999 via 192.0.2.1");
+        assert_eq!(open["path"]["origin_asn"], 64_501);
+        let moves = announcement([192, 0, 2, 2]);
+        router.write_all(&moves).expect("sent");
+        let route = await_line(&mut lines, |line| line["type"] == "route");
+        assert_eq!(route["prefix"], "198.51.100.0/24");
+        assert_eq!(
+            (&route["prefixes"], &route["flows"]),
+            (&1.into(), &1.into())
+        );
+        assert_eq!(route["before"]["interconnect"], "AS64999 via 192.0.2.1");
+        assert_eq!(route["after"]["interconnect"], "AS64999 via 192.0.2.2");
+        assert_eq!(route["after"]["router"], "r1");
+    });
+    daemon.signal(libc::SIGTERM);
+    let last = await_line(&mut lines, |line| line["event"] == "update");
+    assert_eq!(last["path"]["interconnect"], "AS64999 via 192.0.2.2");
+    let status = await_line(&mut lines, |line| line["type"] == "status");
+    assert_eq!(status["counters"]["route_prefixes_followed"], 1);
+    assert_eq!(status["counters"]["history_entries_lost"], 0);
+    assert!(daemon.wait().success(), "a clean end");
+
+    let said = Command::new(env!("CARGO_BIN_EXE_lastmile"))
+        .args(["route", "198.51.100.1", "--json", "--config"])
+        .arg(folder.file("lastmile.toml"))
+        .output()
+        .expect("it runs");
+    assert!(
+        said.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
+    let said: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    let history = &said["history"];
+    assert_eq!(history["answer"], "known", "{history}");
+    assert_eq!(history["way"]["interconnect"], "AS64999 via 192.0.2.2");
+    assert_eq!(
+        history["moved_from"]["interconnect"],
+        "AS64999 via 192.0.2.1"
+    );
+}
+
 #[test]
 fn a_broken_configuration_is_exit_code_2_with_file_and_line() {
     let folder = Folder::new("broken");

@@ -90,8 +90,8 @@ impl Ways {
         window: u64,
         host: &str,
     ) -> Option<Record> {
-        self.moved.insert(rerouted.unit, window);
         if let Some(before) = &rerouted.before {
+            self.moved.insert(rerouted.unit, window);
             self.moved.insert(before.unit, window);
         }
         if rerouted.flows == 0 {
@@ -163,7 +163,8 @@ impl Ways {
     fn note(&mut self, news: impl IntoIterator<Item = Entry>, window: u64) {
         let news: Vec<Entry> = news.into_iter().collect();
         for entry in &news {
-            if !matches!(entry.news, News::Seen(_)) {
+            // Whoever becomes known has not moved.
+            if !matches!(entry.news, News::Seen(_) | News::Moved { before: None, .. }) {
                 self.moved.insert(entry.unit, window);
             }
         }

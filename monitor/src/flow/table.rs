@@ -384,7 +384,8 @@ impl Flow {
             self.location = after.cloned();
             return None;
         }
-        self.rerouted = true;
+        // A way that becomes known was there before: nothing is mixed.
+        self.rerouted |= self.location.is_some();
         let so_far = self.observation();
         self.before.extend(so_far);
         Some(std::mem::replace(&mut self.location, after.cloned()))

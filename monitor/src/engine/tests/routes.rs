@@ -174,6 +174,33 @@ fn another_middle_of_the_path_is_another_way_with_a_baseline_of_its_own() {
 }
 
 #[test]
+fn a_way_that_becomes_known_is_no_move() {
+    let known = Routes::clone(&Site::new(26).routes.load());
+    let mut site = Site::without_routes(26);
+    site.window(|_| Life::default());
+    let records = site.window_with_change(
+        |_| Life::default(),
+        &Affected::Everything,
+        |routes| *routes = known,
+        |_| Life::default(),
+    );
+    let told = routes(&records);
+    assert_eq!(told.len(), 16);
+    assert!(told.iter().all(|route| route.before.is_none()));
+    let cell = &cells(&records, "10.0.3.0/24")[0];
+    assert!(!cell.route_changed);
+    assert_eq!(
+        (cell.observations, cell.chunks),
+        (2, 4),
+        "what it did since"
+    );
+    for _ in 0..4 {
+        let said = verdicts(&site.window(|_| Life::default()));
+        assert_eq!(said[0].inconclusive, Some(Inconclusive::NoBaseline));
+    }
+}
+
+#[test]
 fn what_changed_elsewhere_or_not_at_all_changes_nothing() {
     let mut site = learned(22);
     for changed in [
