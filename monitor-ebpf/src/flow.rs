@@ -17,6 +17,20 @@ const RTT_BIN_FIRST_OCTAVE: u32 = 6;
 /// reordering; what does not fit is counted in [`Half::gaps_overflowed`].
 pub const GAPS: usize = 4;
 
+/// [`Half::stamp_clock`]: µs a value in the lower 24 bits (RFC 7323, 5.4, has no clock slower
+/// than 1 s), above them how often the time it was measured over has doubled.
+pub const STAMP_CLOCK_MASK: u32 = 0xff_ffff;
+pub const STAMP_DOUBLINGS_SHIFT: u32 = 24;
+
+/// Clocks of timestamps: µs (Linux's `tcp_usec_ts`), ms (nearly everybody), Linux of 1000, 300,
+/// 250 and 100 Hz before 4.13, Windows before 10 (10 ms), BSD's slow timer, and the slowest that
+/// RFC 7323 allows.
+const STAMP_CLOCKS_US: [u32; 7] = [1, 1_000, 3_333, 4_000, 10_000, 500_000, 1_000_000];
+
+/// A measured clock within a twelfth of one that exists is that one: a queue that fills or drains
+/// while it is measured shifts it by less, and no two clocks are that near.
+const STAMP_ERROR: u32 = 12;
+
 /// Packets from the endpoint that sorts lower to the one that sorts higher.
 pub const LOW_TO_HIGH: usize = 0;
 /// Packets from the endpoint that sorts higher to the one that sorts lower.
@@ -200,6 +214,9 @@ pub struct Half {
     pub burst: u64,
     /// Highest ACK we sent << 32 | the window it advertised, in bytes (0: unknown or closed).
     pub acked: u64,
+    /// Highest sequence number sent << 32 | coarse time of our last packet with data or a FIN, in
+    /// ticks (`sequence::ticks`).
+    pub latest: u64,
 
     // About this direction's own packets.
     /// Coarse monotonic time of the last packet, ns.
@@ -252,6 +269,22 @@ pub struct Half {
     pub tsecr: u32,
     /// Largest payload of one wire segment, bytes.
     pub mss: u32,
+    /// A timestamp value we sent, and when, in units of 2^20 ns: what our timestamp clock is
+    /// measured from.
+    pub stamp_first: u32,
+    pub stamp_first_at: u32,
+    /// How long our timestamp clock stands still, as measured (see [`Self::stamp_granularity_us`]).
+    pub stamp_clock: u32,
+    /// Tail-loss probes (RFC 8985, 7) and retransmissions by timeout (RFC 6298), as far as they
+    /// can be told apart; both are in `retransmitted_segments`.
+    pub tail_loss_probes: u16,
+    pub retransmission_timeouts: u16,
+    /// SYNs or SYN-ACKs sent again.
+    pub syns_retransmitted: u16,
+
+    // About the other direction's data, as those below.
+    /// RTT samples that were left out because the ACK was delayed (RFC 5681, 4.2).
+    pub delayed_acks: u16,
 
     // About the other direction's data.
     /// Completed busy periods.
@@ -266,14 +299,15 @@ pub struct Half {
     /// RTT samples, of both sources; `rtt_timestamp_samples` of them by timestamps.
     pub rtt_samples: u32,
     pub rtt_timestamp_samples: u32,
-    /// Smoothed RTT of the other direction's data, µs (RFC 6298, 2.3, alpha 1/8).
+    /// Smoothed RTT of the other direction's data, µs (RFC 6298, 2.3, alpha 1/8), and how much it
+    /// varies (beta 1/4).
     pub rtt_smoothed_us: u32,
+    pub rtt_variation_us: u32,
     pub rtt_current: EpochRtt,
     pub rtt_previous: EpochRtt,
     pub slow_start: SlowStart,
     pub gaps: [Gap; GAPS],
     pub rtt_bins: [u16; RTT_BINS],
-    pub reserved: [u64; 4],
 }
 
 /// Bits of [`Half::flags`].
@@ -374,6 +408,7 @@ impl Half {
         stamp: 0,
         burst: 0,
         acked: 0,
+        latest: 0,
         last_seen_ns: 0,
         bytes: 0,
         retransmitted_bytes: 0,
@@ -396,6 +431,13 @@ impl Half {
         tsval: 0,
         tsecr: 0,
         mss: 0,
+        stamp_first: 0,
+        stamp_first_at: 0,
+        stamp_clock: 0,
+        tail_loss_probes: 0,
+        retransmission_timeouts: 0,
+        syns_retransmitted: 0,
+        delayed_acks: 0,
         acked_bytes: 0,
         busy_us: 0,
         bursts: 0,
@@ -405,6 +447,7 @@ impl Half {
         rtt_samples: 0,
         rtt_timestamp_samples: 0,
         rtt_smoothed_us: 0,
+        rtt_variation_us: 0,
         rtt_sum_us: 0,
         rtt_current: EpochRtt {
             epoch: 0,
@@ -430,8 +473,20 @@ impl Half {
             seen_us: 0,
         }; GAPS],
         rtt_bins: [0; RTT_BINS],
-        reserved: [0; 4],
     };
+
+    /// How long the clock of this side's timestamps (RFC 7323) stands still between two values,
+    /// µs; `None` before it was watched for a second. What was measured is taken for a clock that
+    /// exists where it is near one.
+    pub fn stamp_granularity_us(&self) -> Option<u32> {
+        let measured_us = self.stamp_clock & STAMP_CLOCK_MASK;
+        if measured_us == 0 {
+            return None;
+        }
+        let near = |&clock_us: &u32| measured_us.abs_diff(clock_us) <= clock_us / STAMP_ERROR;
+        let known = STAMP_CLOCKS_US.iter().copied().find(near);
+        Some(known.unwrap_or(measured_us))
+    }
 
     /// Whether every bit of `flags` is set.
     #[inline(always)]

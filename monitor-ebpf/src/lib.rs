@@ -4,7 +4,7 @@
 //! link     Ethernet or raw IP -> VLAN, QinQ, PPPoE, MPLS
 //! packet   IPv4 or IPv6 -> TCP and its options                                  : Segment
 //! select   is it watched? ports, prefixes, a sample of the flows
-//! tracker  FlowState x Segment x time -> RTT samples, loss classes, slow-start features
+//! tracker  FlowState x Segment x time -> RTT samples, loss classes, timers, slow-start features
 //! observe  all of it for one packet, with the tables and the report
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod options;
 pub mod packet;
 mod rtt;
 pub mod select;
-mod sequence;
+pub mod sequence;
+mod timer;
 pub mod tracker;
 mod verifier;

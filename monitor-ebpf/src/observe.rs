@@ -6,7 +6,7 @@ use crate::{
     options,
     packet::{self, Frame, Link, Parsed, Segment, tcp_flags},
     select::{self, Settings, Watch},
-    sequence::{distance, high, micros, pack},
+    sequence::{distance, high, micros, pack, ticks},
     tracker::{self, Clock, Sighting},
     verifier::forget,
 };
@@ -73,7 +73,8 @@ pub struct Pending {
     pub segments: u32,
     /// One past the highest sequence number.
     pub end: u32,
-    pub reserved: u32,
+    /// Copies of the SYN after the first.
+    pub syns_repeated: u32,
 }
 
 const _: () = assert!(size_of::<Pending>() == 96);
@@ -166,6 +167,7 @@ fn update<P: Packet, T: Tables>(
     let (own, _) = state.halves_mut(direction);
     let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
     let retransmitted_before = own.retransmitted_segments;
+    let ended_before = own.flags & (is::FIN | is::RST);
     let first_transmission = local_sender
         && tracker::repeats(own, segment)
         && packet.socket_snd_nxt() == Some(segment.sequence);
@@ -179,9 +181,10 @@ fn update<P: Packet, T: Tables>(
     if !tracker::track(state, direction, segment, &sighting, packet, settings) {
         return;
     }
-    let ending = segment.flags & (tcp_flags::FIN | tcp_flags::RST) != 0;
-    let due = ending || coarse_ns.wrapping_sub(state.last_report_ns) >= settings.report_interval_ns;
+    let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);
     let (own, _) = state.halves_mut(direction);
+    let ended = own.flags & (is::FIN | is::RST) & !ended_before != 0;
+    let due = ended || waited_ns >= settings.report_interval_ns;
     if local_sender && (due || own.retransmitted_segments != retransmitted_before) {
         packet.socket_figures(&mut state.socket);
     }
@@ -216,6 +219,16 @@ fn admit<P: Packet, T: Tables>(
         // SAFETY: valid until the next call that adds or removes a pending flow.
         let pending = unsafe { &mut *pending };
         let same_way = pending.direction == direction as u32;
+        let syn = segment.has(tcp_flags::SYN);
+        let repeats = segment.sequence == pending.segment.sequence;
+        if same_way && syn && repeats && pending.hook == packet.hook() {
+            pending.syns_repeated = pending.syns_repeated.wrapping_add(1);
+        }
+        if same_way && syn && !repeats {
+            // An attempt that came to nothing; these are the same ports' next one.
+            *pending = begin(packet, direction, segment, now_ns);
+            return None;
+        }
         if same_way && pending.packets < ONE_SIDED_PACKETS {
             // The other hooks of a forwarding host see the same packets.
             if pending.hook == packet.hook() {
@@ -239,6 +252,14 @@ fn admit<P: Packet, T: Tables>(
         }
         return create(tables, key, now_ns, now_ns);
     }
+    tables.put_pending(key, &begin(packet, direction, segment, now_ns));
+    tables.count(Counter::FlowsPending);
+    None
+}
+
+/// What waits after its first packet.
+#[inline(always)]
+fn begin<P: Packet>(packet: &P, direction: usize, segment: &Segment, now_ns: u64) -> Pending {
     let mut pending = Pending {
         start_ns: now_ns,
         bytes: 0,
@@ -249,12 +270,10 @@ fn admit<P: Packet, T: Tables>(
         frames: 0,
         segments: 0,
         end: segment.sequence,
-        reserved: 0,
+        syns_repeated: 0,
     };
     add(&mut pending, segment);
-    tables.put_pending(key, &pending);
-    tables.count(Counter::FlowsPending);
-    None
+    pending
 }
 
 #[inline(always)]
@@ -315,7 +334,8 @@ fn resume(own: &mut Half, first: &Pending, coarse_ns: u64) {
     own.mss = segment.segment_len;
     let sent_us = micros(first.start_ns);
     if segment.has(tcp_flags::SYN) {
-        tracker::synchronize(own, segment, sent_us);
+        tracker::synchronize(own, segment, sent_us, first.start_ns);
+        own.syns_retransmitted = first.syns_repeated as u16;
         if first.packets > 1 {
             // Karn; a single data packet before the answer (TCP Fast Open) also lands here, and
             // only costs the handshake sample.
@@ -326,14 +346,18 @@ fn resume(own: &mut Half, first: &Pending, coarse_ns: u64) {
     if first.frames > 0 && (!own.has(is::SYN) || distance(high(own.burst), first.end) > 0) {
         own.flags |= is::SEQUENCE_KNOWN;
         own.burst = pack(first.end, sent_us);
+        own.latest = pack(first.end, ticks(coarse_ns));
     }
     if segment.has(tcp_flags::ACK) && !segment.has(tcp_flags::SYN) {
         own.flags |= is::ACK_KNOWN;
         own.acked = pack(segment.acknowledgment, 0);
     }
-    if segment.options & options::TIMESTAMPS != 0 {
+    // Of several packets only the first one's stamps were kept.
+    if segment.options & options::TIMESTAMPS != 0 && first.packets == 1 {
         own.flags |= is::TIMESTAMPS;
         own.tsval = segment.tsval;
         own.tsecr = segment.tsecr;
+        own.stamp_first = segment.tsval;
+        own.stamp_first_at = tracker::stamp_time(first.start_ns);
     }
 }

@@ -63,6 +63,15 @@ struct Ipv6Extension {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+struct Ipv6Fragment {
+    next_header: u8,
+    reserved: u8,
+    offset_more: u16,
+    id: [u16; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct UdpPorts {
     source: u16,
     destination: u16,
@@ -99,6 +108,8 @@ unsafe impl Header for Ipv6 {}
 // SAFETY: as above.
 unsafe impl Header for Ipv6Extension {}
 // SAFETY: as above.
+unsafe impl Header for Ipv6Fragment {}
+// SAFETY: as above.
 unsafe impl Header for UdpPorts {}
 // SAFETY: as above.
 unsafe impl Header for Tcp {}
@@ -121,6 +132,8 @@ const PORT_VXLAN: u16 = 4789;
 const PORT_GENEVE: u16 = 6081;
 /// More fragments, or an offset: not the whole datagram (RFC 791).
 const IPV4_FRAGMENT_MASK: u16 = 0x3fff;
+/// The same of an IPv6 fragment header (RFC 8200, 4.5).
+const IPV6_FRAGMENT_MASK: u16 = 0xfff9;
 const IPV6_HOP_BY_HOP: u8 = 0;
 const IPV6_ROUTING: u8 = 43;
 const IPV6_FRAGMENT: u8 = 44;
@@ -285,7 +298,15 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
                 next_header = extension.next_header;
                 tcp_offset += (usize::from(extension.len) + 2) * 4;
             }
-            IPV6_FRAGMENT => return Err(Reason::Fragment),
+            IPV6_FRAGMENT => {
+                let fragment: Ipv6Fragment = frame.load(tcp_offset).ok_or(Reason::Truncated)?;
+                if u16::from_be(fragment.offset_more) & IPV6_FRAGMENT_MASK != 0 {
+                    return Err(Reason::Fragment);
+                }
+                // The whole datagram (RFC 6946).
+                next_header = fragment.next_header;
+                tcp_offset += size_of::<Ipv6Fragment>();
+            }
             _ => break,
         }
     }

@@ -23,19 +23,58 @@ pub fn elapsed(sent_us: u32, now_us: u32) -> Option<u32> {
     }
 }
 
+/// A delayed ACK waits at least this long, less a tick: 40 ms on Linux (`TCP_DELACK_MIN`) and
+/// Windows, 100 ms and 200 ms elsewhere ...
+const ACK_DELAY_MIN_US: u32 = 35_000;
+/// ... and at most this long (RFC 1122, 4.2.3.2).
+const ACK_DELAY_MAX_US: u32 = 500_000;
+
+/// Whether an RTT sample holds the wait of a delayed ACK: for the ACK of a lone segment that is
+/// not full, which a receiver may hold back (RFC 5681, 4.2), where it took longer than the flow's
+/// shortest RTT by what delayed ACKs wait. (Linux leaves such samples out of its own minimum:
+/// `FLAG_ACK_MAYBE_DELAYED`.)
+#[inline(always)]
+pub fn is_delayed(half: &Half, rtt_us: u32) -> bool {
+    let shortest_us = shorter(half.handshake_rtt_us, half.rtt_current.rtt_min_us);
+    let shortest_us = shorter(shortest_us, half.rtt_previous.rtt_min_us);
+    let excess_us = rtt_us.wrapping_sub(shortest_us);
+    shortest_us != 0
+        && rtt_us > shortest_us
+        && excess_us >= ACK_DELAY_MIN_US
+        && excess_us <= ACK_DELAY_MAX_US
+}
+
+/// The lesser of two RTTs of which 0 is none.
+#[inline(always)]
+fn shorter(a_us: u32, b_us: u32) -> u32 {
+    if a_us == 0 || (b_us != 0 && b_us < a_us) {
+        b_us
+    } else {
+        a_us
+    }
+}
+
 /// Records an RTT of the other direction's data in the half of the acknowledging side.
 #[inline(always)]
 pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
     half.rtt_samples = half.rtt_samples.wrapping_add(1);
     half.rtt_sum_us = half.rtt_sum_us.wrapping_add(u64::from(rtt_us));
     const { assert!(RTT_BINS == 64) };
-    half.rtt_smoothed_us = if half.rtt_smoothed_us == 0 {
-        rtt_us
+    let smoothed_us = half.rtt_smoothed_us;
+    if smoothed_us == 0 {
+        half.rtt_smoothed_us = rtt_us;
+        half.rtt_variation_us = rtt_us / 2;
     } else {
         // A sample that waited for a timer of the sender's must not pass for the RTT of now.
-        let bounded_us = rtt_us.min(half.rtt_smoothed_us.wrapping_mul(2));
-        half.rtt_smoothed_us - half.rtt_smoothed_us / 8 + bounded_us / 8
-    };
+        let bounded_us = rtt_us.min(smoothed_us.wrapping_mul(2));
+        let off_us = if bounded_us > smoothed_us {
+            bounded_us - smoothed_us
+        } else {
+            smoothed_us - bounded_us
+        };
+        half.rtt_variation_us = half.rtt_variation_us - half.rtt_variation_us / 4 + off_us / 4;
+        half.rtt_smoothed_us = smoothed_us - smoothed_us / 8 + bounded_us / 8;
+    }
     let bin = below_64(rtt_bin(rtt_us));
     if let Some(count) = half.rtt_bins.get_mut(bin) {
         *count = count.wrapping_add(1);

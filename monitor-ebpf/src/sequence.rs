@@ -23,7 +23,38 @@ pub const fn low(word: u64) -> u32 {
 }
 
 /// Nanoseconds as the wrapping microseconds that samples are taken in (71 minutes a turn).
+///
+/// BPF has no wide multiplication to divide by a constant with, and its division costs as much as
+/// a map access: this is the upper half of `ns × 2⁶⁴ / 1000`, in four products, and what rounding
+/// takes from it.
 #[inline(always)]
 pub const fn micros(ns: u64) -> u32 {
-    (ns / 1000) as u32
+    const INVERSE: u64 = u64::MAX / 1_000;
+    const INVERSE_HIGH: u64 = INVERSE >> 32;
+    const INVERSE_LOW: u64 = INVERSE & 0xffff_ffff;
+    let (high, low) = (ns >> 32, ns & 0xffff_ffff);
+    let middle = (high * INVERSE_LOW)
+        .wrapping_add(low * INVERSE_HIGH)
+        .wrapping_add((low * INVERSE_LOW) >> 32);
+    let micros = (high * INVERSE_HIGH).wrapping_add(middle >> 32);
+    let rest = ns.wrapping_sub(micros.wrapping_mul(1_000));
+    micros.wrapping_add(999u64.wrapping_sub(rest) >> 63) as u32
+}
+
+/// Nanoseconds as ticks of 1.024 µs, which cost no division (73 minutes a turn).
+#[inline(always)]
+pub const fn ticks(ns: u64) -> u32 {
+    (ns >> 10) as u32
+}
+
+/// `ticks` in µs, rounded down.
+#[inline(always)]
+pub const fn ticks_to_micros(ticks: u32) -> u32 {
+    // 4.4e9 ticks are 4.5e9 µs: one turn more.
+    let micros = (ticks as u64 * 1_024) / 1_000;
+    if micros > u32::MAX as u64 {
+        u32::MAX
+    } else {
+        micros as u32
+    }
 }

@@ -4,12 +4,15 @@
 //! packets need none.
 
 use crate::{
-    flow::{FlowState, Half, half_flags as is},
+    flow::{
+        FlowState, Half, STAMP_CLOCK_MASK, STAMP_DOUBLINGS_SHIFT, half_flags as is,
+    },
     loss, options,
     packet::{Segment, tcp_flags},
     rtt,
     select::Settings,
-    sequence::{distance, high, low, micros, pack},
+    sequence::{distance, high, low, micros, pack, ticks, ticks_to_micros},
+    timer::{Repetition, Timer, timer},
 };
 
 /// After this long without a packet another hook may take a half over, and a SYN is believed:
@@ -18,6 +21,22 @@ const SILENCE_NS: u64 = 5_000_000_000;
 
 /// A departure time further away than this is none: fq's own horizon is 10 s (tc-fq(8)).
 const DEPARTURE_HORIZON_NS: u64 = 10_000_000_000;
+
+/// How far an ACK or a reset may lie from what was seen here, where no window says it: more than
+/// a capture misses at a time, and one part in 256 of all sequence numbers.
+const UNSEEN_MAX: i32 = 1 << 24;
+
+/// A segment below this is no full one on any path (RFC 9293, 3.7.1) ...
+const SMALL_SEGMENT: u32 = 536;
+/// ... and what is larger than this is several, merged before they were captured.
+const JUMBO_SEGMENT: i32 = 9_000;
+
+/// A timestamp clock is measured over about a second, then over twice that, and so on up to 18
+/// minutes; in units of 2^20 ns.
+const STAMP_SPAN: u32 = 1 << 10;
+const STAMP_DOUBLINGS_MAX: u32 = 10;
+/// After a longer pause it is measured from anew: a clock of µs turns in 71 minutes.
+const STAMP_SPAN_MAX: u32 = STAMP_SPAN << (STAMP_DOUBLINGS_MAX + 1);
 
 /// Where a packet was seen, and what is known of it besides its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -94,13 +113,16 @@ pub fn track<C: Clock>(
         own.ce_marked_segments = own.ce_marked_segments.wrapping_add(segment.segments.max(1));
     }
     if segment.has(tcp_flags::RST) {
-        own.flags |= is::RST;
+        if is_acceptable(own, segment.sequence) {
+            own.flags |= is::RST;
+        }
         return true;
     }
 
     let mut time = Time {
         clock,
         now_ns: 0,
+        coarse_ns,
         departure_ns: sighting.departure_ns,
         settings,
     };
@@ -113,12 +135,16 @@ pub fn track<C: Clock>(
     }
     if segment.has(tcp_flags::SYN) {
         if own.has(is::SYN) && own.isn == segment.sequence {
+            // A SYN that became a SYN-ACK met the other side's (simultaneous open).
+            if segment.has(tcp_flags::ACK) == own.has(is::SYN_ACK) {
+                own.syns_retransmitted = own.syns_retransmitted.wrapping_add(1);
+            }
             // Karn: which of the two the answer belongs to cannot be told.
             own.flags |= is::SYN_RETRANSMITTED;
             own.sample = 0;
         } else if !own.has(is::SEQUENCE_KNOWN) {
             let departure_us = time.departure_us();
-            synchronize(own, segment, departure_us);
+            synchronize(own, segment, departure_us, coarse_ns);
             count_payload(own, segment);
         }
     } else if segment.payload_len > 0 || segment.has(tcp_flags::FIN) {
@@ -137,6 +163,7 @@ pub fn track<C: Clock>(
 struct Time<'a, C> {
     clock: &'a C,
     now_ns: u64,
+    coarse_ns: u64,
     departure_ns: u64,
     settings: &'a Settings,
 }
@@ -200,6 +227,9 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
         return;
     }
     let sent = high(peer.burst);
+    if is_beyond_belief(own, peer, ack, time.coarse_ns) {
+        return;
+    }
     if advance == 0 && !first {
         let outstanding = peer.has(is::SEQUENCE_KNOWN) && distance(ack, sent) > 0;
         if outstanding && segment.payload_len == 0 && window == low(own.acked) {
@@ -209,9 +239,26 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
         own.acked_bytes = own.acked_bytes.wrapping_add(advance as u64);
         let sample = peer.sample;
         if sample != 0 && distance(high(sample), ack) >= 0 && distance(previous, high(sample)) > 0 {
-            let now_us = time.now_us();
-            let epoch = time.epoch();
-            sequence_sample(own, peer, sample, now_us, epoch);
+            let latest = peer.latest;
+            let mut rtt_us = rtt::elapsed(low(sample), time.now_us());
+            if high(latest) == ack && high(sample) != ack {
+                // It answers the last segment, and may have waited for it.
+                let since_us = ticks_to_micros(
+                    ticks(time.now_ns()).wrapping_sub(low(latest)).wrapping_add(1),
+                );
+                rtt_us = rtt_us.map(|rtt_us| rtt_us.min(since_us));
+            }
+            let full = peer.mss.max(SMALL_SEGMENT) as i32;
+            let is_lone_runt = high(latest) == ack && advance < full && advance <= JUMBO_SEGMENT;
+            // A SYN is answered by a SYN-ACK, and that by an ACK of nothing else: any other packet
+            // comes when the application likes.
+            let answers = !awaits_handshake(peer)
+                || segment.has(tcp_flags::SYN)
+                || ack == high(sample);
+            if let (Some(rtt_us), true) = (rtt_us, answers) {
+                let epoch = time.epoch();
+                sequence_sample(own, peer, rtt_us, is_lone_runt, epoch);
+            }
         }
         let handshake = peer.has(is::SYN) && sent == peer.isn.wrapping_add(1);
         if peer.has(is::SEQUENCE_KNOWN)
@@ -233,14 +280,50 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
     }
 }
 
+/// Whether an ACK is of data that cannot have been sent: further beyond what was seen here than
+/// the window allowed that the acknowledging side gave. A side that was silent may send another
+/// way by now; one that sent no data here sends them another way altogether.
+#[inline(always)]
+fn is_beyond_belief(own: &Half, peer: &Half, ack: u32, coarse_ns: u64) -> bool {
+    let beyond = distance(high(peer.burst), ack);
+    if beyond <= 0 || peer.frames == 0 {
+        return false;
+    }
+    let window = low(own.acked) as i32;
+    let limit = if window > 0 { window } else { UNSEEN_MAX };
+    beyond > limit && coarse_ns.wrapping_sub(peer.last_seen_ns) < SILENCE_NS
+}
+
+/// Whether a reset's sequence number is one that its receiver may believe (RFC 5961, 3): forged
+/// and stray ones end nothing.
+#[inline(always)]
+fn is_acceptable(own: &Half, sequence: u32) -> bool {
+    let off = distance(high(own.burst), sequence);
+    !own.has(is::SEQUENCE_KNOWN) || (-UNSEEN_MAX..=UNSEEN_MAX).contains(&off)
+}
+
+/// Whether the outstanding sample of a half is that of its SYN.
+#[inline(always)]
+fn awaits_handshake(half: &Half) -> bool {
+    half.has(is::SYN) && high(half.sample) == half.isn.wrapping_add(1)
+}
+
 /// Completes the peer's outstanding sample: a handshake, or data.
 #[inline(always)]
-fn sequence_sample(own: &mut Half, peer: &Half, sample: u64, now_us: u32, epoch: u32) {
-    let Some(rtt_us) = rtt::elapsed(low(sample), now_us) else {
+fn sequence_sample(
+    own: &mut Half,
+    peer: &Half,
+    rtt_us: u32,
+    is_lone_runt: bool,
+    epoch: u32,
+) {
+    let handshake = awaits_handshake(peer);
+    if !handshake && is_lone_runt && rtt::is_delayed(own, rtt_us) {
+        own.delayed_acks = own.delayed_acks.wrapping_add(1);
         return;
-    };
+    }
     rtt::record(own, rtt_us, epoch);
-    if peer.has(is::SYN) && high(sample) == peer.isn.wrapping_add(1) {
+    if handshake {
         own.handshake_rtt_us = rtt_us;
     } else if peer.retransmitted_segments == 0 {
         rtt::record_slow_start(own, rtt_us);
@@ -273,7 +356,9 @@ fn duplicate_sack(own: &mut Half, peer: &Half, segment: &Segment) {
         && distance(second.start, first.start) >= 0
         && distance(first.end, second.end) >= 0;
     let len = distance(first.start, first.end);
-    if (below || within) && len > 0 {
+    // What Linux reports of a keep-alive's byte is no segment.
+    let keep_alive = len == 1 && peer.probes != 0;
+    if (below || within) && len > 0 && !keep_alive {
         let mss = peer.mss.max(1);
         let segments = (len as u32).wrapping_add(mss - 1) / mss;
         own.dsacks = own.dsacks.wrapping_add(segments);
@@ -282,7 +367,12 @@ fn duplicate_sack(own: &mut Half, peer: &Half, segment: &Segment) {
 
 /// RTT by timestamps, for a direction that only acknowledges: from the first packet with a new
 /// TSval to the first that echoes it (Strowes, "Passively Measuring TCP Round-Trip Times", CACM
-/// 2013). Only while the other side has data under way, else the echo waits for the application.
+/// 2013). Only from an ACK that makes room, and while the other side has data under way, else the
+/// echo waits for the window or for the application; and never to a retransmission, which may
+/// have waited for a timer.
+///
+/// However coarse the clock, the sample is never short: it starts with the first packet of a value
+/// that followed another one here, and only the echo of that very value completes it.
 #[inline(always)]
 fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Time<'_, C>) {
     let known = own.has(is::TIMESTAMPS);
@@ -294,9 +384,9 @@ fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &m
     if new_echo {
         let stamp = peer.stamp;
         let first_echo = stamp != 0
-            && distance(high(stamp), segment.tsecr) >= 0
+            && segment.tsecr == high(stamp)
             && (!echo_known || distance(own.tsecr, high(stamp)) > 0);
-        if first_echo {
+        if first_echo && !repeats(own, segment) {
             let now_us = time.now_us();
             if let Some(rtt_us) = rtt::elapsed(low(stamp), now_us) {
                 let epoch = time.epoch();
@@ -311,22 +401,54 @@ fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &m
         return;
     }
     own.tsval = segment.tsval;
+    measure_clock(own, known, stamp_time(time.coarse_ns));
     let pure_ack = segment.payload_len == 0
         && !segment.has(tcp_flags::SYN)
         && !segment.has(tcp_flags::FIN)
         && segment.has(tcp_flags::ACK);
-    let answer_expected = peer.has(is::SEQUENCE_KNOWN | is::TIMESTAMPS)
+    let makes_room = match acked(own) {
+        Some(previous) => distance(previous, segment.acknowledgment) > 0,
+        None => false,
+    };
+    let answer_expected = makes_room
+        && peer.has(is::SEQUENCE_KNOWN | is::TIMESTAMPS)
         && !peer.has(is::LOCAL_SENDER)
         && distance(segment.acknowledgment, high(peer.burst)) > 0;
     let outstanding = own.stamp != 0 && distance(peer.tsecr, high(own.stamp)) > 0;
-    if pure_ack && answer_expected && !outstanding {
+    if known && pure_ack && answer_expected && !outstanding {
         own.stamp = pack(segment.tsval, time.departure_us());
     }
 }
 
+/// The time a timestamp is measured by: units of 2^20 ns, which turn in 52 days.
+#[inline(always)]
+pub(crate) fn stamp_time(coarse_ns: u64) -> u32 {
+    (coarse_ns >> 20) as u32
+}
+
+/// Measures how long this side's timestamp clock stands still, at a new value of it.
+#[inline(always)]
+fn measure_clock(own: &mut Half, known: bool, now: u32) {
+    let elapsed = now.wrapping_sub(own.stamp_first_at);
+    if !known || elapsed > STAMP_SPAN_MAX {
+        own.stamp_first = own.tsval;
+        own.stamp_first_at = now;
+        return;
+    }
+    let doublings = own.stamp_clock >> STAMP_DOUBLINGS_SHIFT;
+    if doublings > STAMP_DOUBLINGS_MAX || elapsed < STAMP_SPAN << doublings {
+        return;
+    }
+    let values = u64::from(own.tsval.wrapping_sub(own.stamp_first).max(1));
+    let elapsed_us = (u64::from(elapsed) << 20) / 1_000;
+    let clock_us = (elapsed_us.wrapping_add(values / 2) / values)
+        .clamp(1, u64::from(STAMP_CLOCK_MASK)) as u32;
+    own.stamp_clock = clock_us | doublings.wrapping_add(1) << STAMP_DOUBLINGS_SHIFT;
+}
+
 /// A SYN or SYN-ACK that left at `departure_us`.
 #[inline(always)]
-pub(crate) fn synchronize(own: &mut Half, segment: &Segment, departure_us: u32) {
+pub(crate) fn synchronize(own: &mut Half, segment: &Segment, departure_us: u32, coarse_ns: u64) {
     own.flags |= is::SYN | is::SEQUENCE_KNOWN;
     if segment.has(tcp_flags::ACK) {
         own.flags |= is::SYN_ACK;
@@ -338,7 +460,9 @@ pub(crate) fn synchronize(own: &mut Half, segment: &Segment, departure_us: u32) 
     own.isn = segment.sequence;
     let next = segment.sequence.wrapping_add(1);
     own.sample = pack(next, departure_us);
-    own.burst = pack(next.wrapping_add(segment.payload_len), departure_us);
+    let end = next.wrapping_add(segment.payload_len);
+    own.burst = pack(end, departure_us);
+    own.latest = pack(end, ticks(coarse_ns));
 }
 
 #[inline(always)]
@@ -375,6 +499,7 @@ fn take_back(own: &mut Half, start: u32) {
     own.segments = own.segments.wrapping_sub(segments);
     own.refused_segments = own.refused_segments.wrapping_add(segments);
     own.burst = pack(start, low(own.burst));
+    own.latest = pack(start, low(own.latest));
     if own.sample != 0 && distance(start, high(own.sample)) > 0 {
         own.sample = 0;
     }
@@ -395,20 +520,20 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
         own.probes = own.probes.wrapping_add(1);
         return;
     }
-    own.flags |= is::SEQUENCE_KNOWN;
+    // Who goes on sending was not reset (RFC 5961, 3).
+    own.flags = own.flags & !is::RST | is::SEQUENCE_KNOWN;
     if fin != 0 {
         own.flags |= is::FIN;
     }
     count_payload(own, segment);
     if ahead < 0 {
-        let goes_on = distance(next, end) > 0;
-        let seen_end = if goes_on { next } else { end };
-        again(own, peer, segment, start, seen_end, peer_ack, time);
-        if goes_on {
-            own.burst = pack(end, low(own.burst));
-        }
+        again(own, peer, segment, next, end, peer_ack, time);
+        let highest = if distance(next, end) > 0 { end } else { next };
+        own.burst = pack(highest, low(own.burst));
+        own.latest = pack(highest, ticks(time.coarse_ns));
         return;
     }
+    own.latest = pack(end, ticks(time.coarse_ns));
 
     if ahead > 0 && known {
         let now_us = time.now_us();
@@ -459,18 +584,26 @@ fn is_probe(peer: &Half, segment: &Segment, next: u32, peer_ack: Option<u32>) ->
     keep_alive || window_closed && peer_ack == Some(segment.sequence)
 }
 
-/// `start..end`, below the highest sequence number sent: a retransmission, or reordering before
-/// us. The packet may go on with new data: GRO merges what is contiguous.
+/// A segment up to `packet_end` that begins below `next`, the highest sequence number sent: a
+/// retransmission, or reordering before us. It may go on with new data: GRO merges what is
+/// contiguous.
 #[inline(always)]
 fn again<C: Clock>(
     own: &mut Half,
     peer: &Half,
     segment: &Segment,
-    start: u32,
-    end: u32,
+    next: u32,
+    packet_end: u32,
     peer_ack: Option<u32>,
     time: &mut Time<'_, C>,
 ) {
+    let start = segment.sequence;
+    let end = if distance(next, packet_end) > 0 {
+        next
+    } else {
+        packet_end
+    };
+    let repeated_before = own.sample == 0;
     // Karn: whatever is acknowledged from here on may be either copy, or had to wait for it.
     own.sample = 0;
     let len = end.wrapping_sub(start);
@@ -494,6 +627,23 @@ fn again<C: Clock>(
         own.lost_upstream_segments = own.lost_upstream_segments.wrapping_add(count);
     } else {
         own.lost_downstream_segments = own.lost_downstream_segments.wrapping_add(count);
+    }
+    if let Some(acked) = peer_ack {
+        let repetition = Repetition {
+            start,
+            end: packet_end,
+            next,
+            acked,
+            again: repeated_before,
+            coarse_ns: time.coarse_ns,
+        };
+        match timer(own, peer, &repetition) {
+            Timer::None => (),
+            Timer::TailLossProbe => own.tail_loss_probes = own.tail_loss_probes.wrapping_add(1),
+            Timer::Timeout => {
+                own.retransmission_timeouts = own.retransmission_timeouts.wrapping_add(1);
+            }
+        }
     }
     own.retransmitted_segments = own.retransmitted_segments.wrapping_add(count);
     own.retransmitted_bytes = own

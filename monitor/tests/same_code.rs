@@ -261,6 +261,7 @@ fn conditions(flow: u32) -> Conditions {
         reordered: dice.below(40),
         duplicated: dice.below(20),
         timestamps: dice.falls(700),
+        ack_delay_us: 40_000 * dice.below(2),
     }
 }
 

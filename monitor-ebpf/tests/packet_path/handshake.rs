@@ -102,3 +102,17 @@ fn a_syn_ack_that_accepts_no_data_of_the_syn_still_tells_the_rtt() {
     wire.sees(10_000, wire.server().syn_ack().ack(0));
     assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
+
+#[test]
+fn none_from_what_acknowledges_more_than_the_syn() {
+    // The SYN-ACK passes first; what the request is answered with is not the handshake.
+    let mut wire = Wire::new();
+    wire.sees(0, wire.server().syn_ack());
+    wire.sees(260, wire.client().syn());
+    wire.sees(300, wire.client().ack(0));
+    wire.sees(400, wire.client().data(0, 100));
+    wire.sees(69_000, wire.server().ack(100));
+    assert_eq!(wire.server_half().handshake_rtt_us, 0);
+    assert_eq!(wire.server_half().rtt_current.rtt_min_us, 0);
+    assert_eq!(wire.client_half().handshake_rtt_us, 300);
+}

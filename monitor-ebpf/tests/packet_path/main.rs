@@ -4,6 +4,7 @@
 mod support;
 
 mod admission;
+mod clocks;
 mod handshake;
 mod hooks;
 mod keys;
@@ -14,3 +15,6 @@ mod packet;
 mod properties;
 mod rtt;
 mod select;
+mod sequence;
+mod strange;
+mod timers;

@@ -280,7 +280,17 @@ fn fragments_are_counted_and_not_tracked() {
     assert_ipv4(with("0000"));
     assert_refused(with("2000"), Reason::Fragment);
     assert_refused(with("00b9"), Reason::Fragment);
+    // The first, and a later one.
     assert_refused(raw_ip(&ipv6(44, "06 00 0001 00000007")), Reason::Fragment);
+    assert_refused(raw_ip(&ipv6(44, "06 00 0008 00000007")), Reason::Fragment);
+}
+
+#[test]
+fn a_fragment_that_is_the_whole_datagram_is_none() {
+    // RFC 6946; the two reserved bits say nothing.
+    for header in ["06 00 0000 00000007", "06 00 0006 00000007"] {
+        assert_ipv6(raw_ip(&ipv6(44, header)));
+    }
 }
 
 #[test]

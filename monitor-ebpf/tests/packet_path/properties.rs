@@ -50,6 +50,7 @@ prop_compose! {
         downstream_us in 1_000u32..100_000,
         rates in rates(),
         timestamps: bool,
+        ack_delay_us in prop_oneof![Just(0u32), 1_000u32..50_000],
     ) -> Conditions {
         let [lost_upstream, lost_downstream, lost_acks, reordered, duplicated] = rates;
         Conditions {
@@ -57,6 +58,7 @@ prop_compose! {
             start_ns: START_NS, mss, segments, last_len: 2 + last.index(mss as usize - 1) as u32,
             super_packet, window, upstream_us, downstream_us,
             lost_upstream, lost_downstream, lost_acks, reordered, duplicated, timestamps,
+            ack_delay_us,
         }
     }
 }
@@ -136,6 +138,26 @@ proptest! {
             prop_assert!(told[3] <= truth.upstream, "a false upstream: {:?} {:?}", told, truth);
         }
         prop_assert_eq!(client.dsacks, truth.dsacks);
+    }
+
+    #[test]
+    fn no_timer_is_taken_for_another(conditions in conditions()) {
+        // An ACK that the tap sees and the server does not looks like what a retransmission
+        // answers; and delayed ACKs are in the server's estimate of the RTT, and not in ours.
+        let conditions = Conditions { lost_acks: 0, ack_delay_us: 0, ..conditions };
+        let Tapped { server, truth, .. } = tapped(&conditions);
+        prop_assert_eq!(
+            (server.tail_loss_probes, server.retransmission_timeouts),
+            (truth.tail_loss_probes, truth.timeouts),
+            "{:?}", truth
+        );
+    }
+
+    #[test]
+    fn no_timer_is_seen_that_did_not_run_out(conditions in conditions()) {
+        let Tapped { server, truth, .. } = tapped(&conditions);
+        let all = truth.tail_loss_probes + truth.timeouts;
+        prop_assert!(server.tail_loss_probes + server.retransmission_timeouts <= all);
     }
 
     #[test]

@@ -249,6 +249,26 @@ fn an_ack_that_nothing_will_answer_starts_no_sample() {
 }
 
 #[test]
+fn an_echo_that_waited_for_the_servers_timer_is_no_rtt() {
+    let mut talk = Stamped::new(1, 1);
+    let wire = Wire::new();
+    for index in 0..3 {
+        talk.server_sends(40, 30, wire.server().data(index * 1_000, 1_000));
+    }
+    talk.client_sends(60, 40, wire.client().ack(1_000));
+    talk.server_sends(400, 60, wire.server().data(1_000, 1_000));
+    assert_eq!(talk.wire.server_half().rtt_timestamp_samples, 0);
+    // Nor does an ACK of nothing new let anything go.
+    let mut talk = Stamped::new(1, 1);
+    for index in 0..3 {
+        talk.server_sends(40, 30, wire.server().data(index * 1_000, 1_000));
+    }
+    talk.client_sends(60, 40, wire.client().ack(0));
+    talk.server_sends(400, 60, wire.server().data(3_000, 1_000));
+    assert_eq!(talk.wire.server_half().rtt_timestamp_samples, 0);
+}
+
+#[test]
 fn timestamps_of_our_own_socket_would_only_show_ourselves() {
     let mut wire = Wire::established();
     let snd_nxt = wire.server_isn.wrapping_add(1);
@@ -271,4 +291,57 @@ fn timestamps_of_our_own_socket_would_only_show_ourselves() {
         snd_nxt,
     );
     assert_eq!(wire.server_half().rtt_timestamp_samples, 0);
+}
+
+#[test]
+fn a_delayed_ack_of_a_lone_small_segment_is_no_rtt() {
+    // The handshake took 20 ms.
+    for (rtt_us, delayed) in [(54_999, 0), (55_000, 1), (60_000, 1), (520_000, 1), (520_001, 0)] {
+        let mut wire = Wire::established();
+        wire.sees(40_000, wire.server().data(0, 200));
+        wire.sees(40_000 + rtt_us, wire.client().ack(200));
+        assert_eq!(wire.client_half().delayed_acks, delayed, "{rtt_us}");
+        assert_eq!(samples(&wire).0, u32::from(1 - delayed), "{rtt_us}");
+    }
+}
+
+#[test]
+fn a_segment_that_is_full_or_not_alone_is_acknowledged_at_once() {
+    // A full one.
+    let mut wire = Wire::established();
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    wire.sees(100_000, wire.client().ack(1_000));
+    assert_eq!((samples(&wire).0, wire.client_half().delayed_acks), (1, 0));
+    // Another is under way.
+    let mut wire = Wire::established();
+    wire.sees(40_000, wire.server().data(0, 200));
+    wire.sees(40_100, wire.server().data(200, 200));
+    wire.sees(100_000, wire.client().ack(200));
+    assert_eq!((samples(&wire).0, wire.client_half().delayed_acks), (1, 0));
+}
+
+#[test]
+fn an_ack_that_waited_for_a_second_segment_is_timed_from_that() {
+    let mut wire = Wire::established();
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    wire.sees(60_000, wire.server().data(1_000, 1_000));
+    wire.sees(80_000, wire.client().ack(2_000));
+    let (count, sum_us) = samples(&wire);
+    // The second's time is known to 2 µs, and by the last tick.
+    assert_eq!(count, 1);
+    assert!((20_000..=20_002).contains(&sum_us), "{sum_us}");
+    assert_eq!(wire.client_half().rtt_current.rtt_min_us, 20_000);
+}
+
+#[test]
+fn an_ack_that_waited_for_a_second_segment_by_a_coarse_clock() {
+    let mut wire = Wire::established();
+    for (index, at_us) in [40_000, 60_000].into_iter().enumerate() {
+        let packet = wire.server().data(index as u32 * 1_000, 1_000);
+        wire.sees_with(at_us, packet, |seen| seen.coarse_ns -= 3_000_000);
+    }
+    wire.sees(80_000, wire.client().ack(2_000));
+    // Never shorter than it was; longer by the tick.
+    let (_, sum_us) = samples(&wire);
+    assert!((20_000..=23_002).contains(&sum_us), "{sum_us}");
 }

@@ -5,8 +5,9 @@
 //! server --- upstream ---> tap --- downstream ---> client
 //! ```
 //!
-//! The client asks once; the server answers with segments, in packets of one or several, repairs
-//! what is lost by SACK and by a timer, and closes. The truth is known from what was sent and
+//! The client asks once, and acknowledges at once or every second segment (RFC 5681, 4.2); the
+//! server answers with segments, in packets of one or several, repairs what is lost by SACK, a
+//! tail-loss probe and a timeout, and closes. The truth is known from what was sent and
 //! what passed the tap, not from sequence numbers.
 
 use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddr};
@@ -18,6 +19,9 @@ const REQUEST: u32 = 100;
 
 /// Between two packets of the server, µs: what 1.2 Gbit/s make of a full segment.
 const SPACING_US: u64 = 10;
+
+/// No timeout is shorter, nor is an ACK delayed longer (Linux).
+const TIMEOUT_MIN_US: u64 = 200_000;
 
 /// More packets than any connection here needs; its end would be a mistake of this file.
 const PACKETS_MAX: u32 = 100_000;
@@ -51,6 +55,8 @@ pub struct Conditions {
     pub reordered: u32,
     pub duplicated: u32,
     pub timestamps: bool,
+    /// How long the client holds an ACK back for a second segment, µs; 0: not at all.
+    pub ack_delay_us: u32,
 }
 
 /// What really happened, as far as it passed the tap.
@@ -70,6 +76,9 @@ pub struct Truth {
     pub upstream: u32,
     /// First copies that were overtaken.
     pub reordered: u32,
+    /// Probes (RFC 8985) and timeouts (RFC 6298) among what was retransmitted.
+    pub tail_loss_probes: u16,
+    pub timeouts: u16,
     /// Segments that the client reported as received twice.
     pub dsacks: u32,
     /// Bytes the client acknowledged, SYN and FIN included.
@@ -86,6 +95,7 @@ pub fn run(conditions: &Conditions) -> (Vec<(u64, Packet)>, Truth) {
         match event {
             Event::AtTap(burst) => connection.burst_at_tap(&burst),
             Event::AtClient(burst) => connection.burst_at_client(&burst),
+            Event::AckDelayed(expected) => connection.ack_delayed(expected),
             Event::AckAtTap(ack) => connection.ack_at_tap(ack),
             Event::AtServer(ack) => connection.ack_at_server(&ack),
             Event::Timer => connection.timer(),
@@ -101,8 +111,17 @@ struct Burst {
     count: u32,
     /// A copy was sent before.
     again: bool,
+    cause: Cause,
     tsval: u32,
     tsecr: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// New data, what an ACK asked for, or the network's own copy.
+    Other,
+    Probe,
+    Timeout,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +140,8 @@ struct Ack {
 enum Event {
     AtTap(Burst),
     AtClient(Burst),
+    /// Nothing more had come when these were expected.
+    AckDelayed(u32),
     AckAtTap(Ack),
     AtServer(Ack),
     Timer,
@@ -147,14 +168,20 @@ struct Connection<'a> {
     truth: Truth,
     /// The data, and the FIN.
     segments: Vec<Segment>,
-    /// The server's: first unacknowledged, next new, last activity, and when it may send again.
+    /// The server's: first unacknowledged, next new, when it last sent or had something
+    /// acknowledged, when it last heard anything, and when it may send again.
     unacknowledged: u32,
     next: u32,
     active_us: u64,
+    heard_us: u64,
     free_us: u64,
+    /// What was sent when something was last sent again: until it is acknowledged nothing is
+    /// probed.
+    recovery: u32,
     echo_to_client: u32,
-    /// The client's: next expected, and what it echoes.
+    /// The client's: next expected, whether it holds an ACK back, and what it echoes.
     expected: u32,
+    holds_ack: bool,
     echo_to_server: u32,
     /// The tap's: one past the highest segment, and the highest ACK.
     tap_end: u32,
@@ -175,9 +202,12 @@ impl<'a> Connection<'a> {
             unacknowledged: 0,
             next: 0,
             active_us: 0,
+            heard_us: 0,
             free_us: 0,
+            recovery: 0,
             echo_to_client: 0,
             expected: 0,
+            holds_ack: false,
             echo_to_server: 0,
             tap_end: 0,
             tap_acked: 0,
@@ -277,7 +307,7 @@ impl<'a> Connection<'a> {
         self.now_us += up;
         self.truth.acked_bytes = 1;
         (self.echo_to_client, self.echo_to_server) = (client, server);
-        self.active_us = self.now_us;
+        (self.active_us, self.heard_us) = (self.now_us, self.now_us);
     }
 
     /// New data while the window has room, then the FIN.
@@ -291,16 +321,17 @@ impl<'a> Connection<'a> {
         while self.next < segments && self.next < self.unacknowledged + window {
             let room = (self.unacknowledged + window).min(segments) - self.next;
             let count = room.min(self.dice.below(super_packet) + 1);
-            self.send(self.next, count);
+            let first = self.next;
             self.next += count;
+            self.send(first, count, Cause::Other);
         }
         if self.next == segments && self.next < self.unacknowledged + window {
-            self.send(segments, 1);
             self.next += 1;
+            self.send(segments, 1, Cause::Other);
         }
     }
 
-    fn send(&mut self, first: u32, count: u32) {
+    fn send(&mut self, first: u32, count: u32, cause: Cause) {
         assert!(self.truth.frames < PACKETS_MAX, "a connection without end");
         let leaves_us = self.now_us.max(self.free_us);
         self.free_us = leaves_us + SPACING_US;
@@ -314,6 +345,7 @@ impl<'a> Connection<'a> {
             first,
             count,
             again,
+            cause,
             tsval: self.stamp(2),
             tsecr: self.echo_to_client,
         };
@@ -331,12 +363,43 @@ impl<'a> Connection<'a> {
             if self.dice.falls(self.conditions.duplicated) {
                 let copy = Burst {
                     again: true,
+                    cause: Cause::Other,
                     ..burst
                 };
                 self.schedule(at_tap_us + late_us, Event::AtTap(copy));
             }
         }
-        self.schedule(leaves_us + 3 * self.rtt_us(), Event::Timer);
+        self.set_timer();
+    }
+
+    /// A timeout, and a probe if it is sooner: two RTTs, and for a lone segment what its ACK may
+    /// be delayed.
+    fn deadlines_us(&self) -> (u64, u64) {
+        let rtt_us = self.rtt_us() + u64::from(self.conditions.ack_delay_us);
+        let timeout_us = (rtt_us + TIMEOUT_MIN_US).max(7 * rtt_us / 2);
+        let lone = self.unacknowledged + 1 == self.next;
+        let probe_us = 2 * rtt_us + if lone { TIMEOUT_MIN_US } else { 0 };
+        let probe_at_us = self.active_us.max(self.heard_us) + probe_us.min(timeout_us);
+        (probe_at_us, self.active_us.max(self.free_us) + timeout_us)
+    }
+
+    /// Once, and while nothing is known to be lost (RFC 8985, 7.2 and 7.3).
+    fn may_probe(&self) -> bool {
+        let outstanding = self.unacknowledged as usize..self.next as usize;
+        let sacked = self.segments[outstanding]
+            .iter()
+            .any(|segment| segment.sacked);
+        !sacked && self.unacknowledged >= self.recovery
+    }
+
+    fn set_timer(&mut self) {
+        let (probe_at_us, timeout_at_us) = self.deadlines_us();
+        let at_us = if self.may_probe() {
+            probe_at_us
+        } else {
+            timeout_at_us
+        };
+        self.schedule(at_us.max(self.now_us), Event::Timer);
     }
 
     fn burst_at_tap(&mut self, burst: &Burst) {
@@ -366,6 +429,11 @@ impl<'a> Connection<'a> {
             if burst.again {
                 self.truth.retransmitted_segments += count;
                 self.truth.retransmitted_bytes += u64::from(len);
+            }
+            match burst.cause {
+                Cause::Other => (),
+                Cause::Probe => self.truth.tail_loss_probes += 1,
+                Cause::Timeout => self.truth.timeouts += 1,
             }
             let class = match (self.segments[first as usize].passed_tap, burst.again) {
                 (true, _) if first + count <= self.tap_acked => &mut self.truth.spurious,
@@ -397,6 +465,7 @@ impl<'a> Connection<'a> {
         // A FIN that came twice is no data to report.
         let twice =
             (segment.arrived && first < self.conditions.segments).then_some((first, first + 1));
+        let in_order = first == self.expected && first < self.conditions.segments;
         segment.arrived = true;
         if first <= self.expected {
             self.echo_to_server = burst.tsval;
@@ -408,10 +477,30 @@ impl<'a> Connection<'a> {
         {
             self.expected += 1;
         }
+        let holds = in_order && self.expected == first + 1 && !self.holds_ack;
+        let delay_us = u64::from(self.conditions.ack_delay_us);
+        if holds && delay_us > 0 && self.arrived_ranges().is_empty() {
+            self.holds_ack = true;
+            let expected = self.expected;
+            self.schedule(self.now_us + delay_us, Event::AckDelayed(expected));
+            return;
+        }
+        self.acknowledge(first, twice);
+    }
+
+    fn ack_delayed(&mut self, expected: u32) {
+        if self.holds_ack && self.expected == expected {
+            self.acknowledge(expected - 1, None);
+        }
+    }
+
+    /// What has arrived, after `latest` and maybe something that had.
+    fn acknowledge(&mut self, latest: u32, twice: Option<(u32, u32)>) {
+        self.holds_ack = false;
         let mut ranges = self.arrived_ranges();
         if let Some(latest) = ranges
             .iter()
-            .position(|&(start, end)| (start..end).contains(&first))
+            .position(|&(start, end)| (start..end).contains(&latest))
         {
             ranges.swap(0, latest);
         }
@@ -468,6 +557,7 @@ impl<'a> Connection<'a> {
 
     fn ack_at_server(&mut self, ack: &Ack) {
         self.echo_to_client = ack.tsval;
+        self.heard_us = self.now_us;
         if ack.next > self.unacknowledged {
             self.unacknowledged = ack.next;
             self.active_us = self.active_us.max(self.now_us);
@@ -479,6 +569,7 @@ impl<'a> Connection<'a> {
         }
         self.repair();
         self.server_sends();
+        self.set_timer();
     }
 
     /// Sends once more what three later segments have overtaken (RFC 6675), once each; the timer
@@ -496,8 +587,11 @@ impl<'a> Connection<'a> {
             }
         }
         lost.reverse();
+        if !lost.is_empty() {
+            self.recovery = self.next;
+        }
         for (first, count) in self.packets_of(&lost) {
-            self.send(first, count);
+            self.send(first, count, Cause::Other);
         }
     }
 
@@ -520,13 +614,20 @@ impl<'a> Connection<'a> {
         packets
     }
 
-    /// Nothing was sent or acknowledged for three RTTs: the first that is missing goes again.
+    /// Nobody said anything for long: the last segment goes again, then the first that is missing.
     fn timer(&mut self) {
-        let silent = self.now_us >= self.active_us + 3 * self.rtt_us();
-        if silent && self.unacknowledged < self.next {
+        let (probe_at_us, timeout_at_us) = self.deadlines_us();
+        if self.unacknowledged >= self.next {
+            return;
+        }
+        if self.may_probe() && self.now_us >= probe_at_us {
+            self.recovery = self.next;
+            self.send(self.next - 1, 1, Cause::Probe);
+        } else if self.now_us >= timeout_at_us {
             let first = self.unacknowledged;
             self.segments[first as usize].repaired = true;
-            self.send(first, 1);
+            self.recovery = self.next;
+            self.send(first, 1, Cause::Timeout);
         }
     }
 }

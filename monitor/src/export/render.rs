@@ -13,7 +13,7 @@ use crate::flow::baseline::{STANDING_QUANTILE, Usual};
 use crate::flow::{CloseReason, Flow, Totals, Vantage};
 use crate::path;
 use crate::verdict::{Client, Limit, Verdict, Window, receiver_limited};
-use monitor_ebpf::flow::SlowStart as Features;
+use monitor_ebpf::flow::{Half, SlowStart as Features, half_flags};
 
 /// What every record says about itself.
 #[derive(Clone, Copy, Debug)]
@@ -76,8 +76,14 @@ impl Context<'_> {
                 peer_asn: location.route.peer_asn,
             }),
             limited_by: limited_by(&flow.to_client, duration_us),
-            to_client: direction(&flow.to_client, retransmits(Vantage::Sender)),
-            to_server: direction(&flow.to_server, retransmits(Vantage::Receiver)),
+            to_client: DirectionRecord {
+                kernel_retransmits: retransmits(Vantage::Sender),
+                ..one_flows(&flow.to_client, flow.server_half(), flow.client_half())
+            },
+            to_server: DirectionRecord {
+                kernel_retransmits: retransmits(Vantage::Receiver),
+                ..one_flows(&flow.to_server, flow.client_half(), flow.server_half())
+            },
         }))
     }
 
@@ -124,7 +130,7 @@ impl Context<'_> {
             baseline_rtt_p10_us: usual_rtt.map(|usual| usual.mean as u32),
             rtt_p10_us: to_client.rtt_quantile_us(STANDING_QUANTILE),
             rtt_bins: to_client.rtt.bins().collect(),
-            to_client: direction(to_client, None),
+            to_client: direction(to_client),
             route_changed: cell.rerouted,
             route_stale: cell.is_stale(),
         }))
@@ -184,23 +190,40 @@ impl Context<'_> {
     }
 }
 
-fn direction(totals: &Totals, kernel_retransmits: Option<u64>) -> DirectionRecord {
+/// One flow's direction, whose halves know more than sums.
+fn one_flows(totals: &Totals, sender: &Half, receiver: &Half) -> DirectionRecord {
+    let record = direction(totals);
+    let acks_seen = receiver.has(half_flags::ACK_KNOWN);
+    DirectionRecord {
+        tail_loss_probes: record.tail_loss_probes.filter(|_| acks_seen),
+        retransmission_timeouts: record.retransmission_timeouts.filter(|_| acks_seen),
+        timestamp_granularity_us: sender.stamp_granularity_us(),
+        ..record
+    }
+}
+
+fn direction(totals: &Totals) -> DirectionRecord {
     DirectionRecord {
         bytes: totals.bytes,
         frames: totals.frames,
         segments: totals.segments,
         retransmitted_segments: totals.retransmitted_segments,
-        kernel_retransmits,
+        kernel_retransmits: None,
         retransmitted_bytes: totals.retransmitted_bytes,
         spurious_segments: totals.spurious_segments,
         ce_marked_segments: totals.ce_marked_segments,
-        lost_downstream_segments: totals.lost_downstream_segments,
+        lost_downstream_segments: totals.lost_segments(),
         lost_upstream_segments: totals.lost_upstream_segments,
         reordered_segments: totals.reordered_segments,
+        tail_loss_probes: Some(totals.tail_loss_probes),
+        retransmission_timeouts: Some(totals.retransmission_timeouts),
+        syns_retransmitted: totals.syns_retransmitted,
+        delayed_acks: totals.delayed_acks,
+        timestamp_granularity_us: None,
         rtt_samples: totals.rtt_samples,
         rtt_min_us: totals.rtt_min_us,
-        rtt_p50_us: totals.rtt_quantile_us(0.5),
-        rtt_p95_us: totals.rtt_quantile_us(0.95),
+        rtt_p50_us: totals.rtt_percentile_us(0.5),
+        rtt_p95_us: totals.rtt_percentile_us(0.95),
         rtt_max_us: totals.rtt_max_us,
         rtt_source: (totals.rtt_samples > 0).then(|| {
             if 2 * totals.rtt_timestamp_samples > totals.rtt_samples {

@@ -8,6 +8,13 @@ pub struct RttHistogram {
     bins: [u32; RTT_BINS],
 }
 
+/// A sample's place: its bin, and the how manieth it is of so many there, from 1 on.
+struct Ranked {
+    bin: usize,
+    rank: u64,
+    samples: u64,
+}
+
 impl Default for RttHistogram {
     fn default() -> Self {
         Self {
@@ -52,6 +59,32 @@ impl RttHistogram {
     /// without samples. It errs by at most the bin's width: 25 % of its lower edge, 19 % of the
     /// value in the middle of a bin's octave; differences within one bin are smoothed, not lost.
     pub fn quantile(&self, q: f64) -> Option<u32> {
+        let Ranked {
+            bin,
+            rank,
+            samples,
+        } = self.ranked(q)?;
+        let (lower, upper) = rtt_bin_edges(bin);
+        // The k-th of n samples in a bin stands at (k - 1/2) / n of its width.
+        let within = (rank as f64 - 0.5) / samples as f64;
+        Some(lower + (f64::from(upper - lower) * within) as u32)
+    }
+
+    /// The `q`-quantile in µs (0 to 1, nearest rank); `None` without samples. It errs by at most
+    /// a ninth of the exact one (11.2 %) where that lies between 80 µs and 4.2 s, whatever the
+    /// samples are: of a bin's values it takes the one that is as far from either edge,
+    /// relatively. Shorter ones err by 40 µs at most; longer ones are told as 4 s.
+    pub fn bounded_quantile(&self, q: f64) -> Option<u32> {
+        let (lower, upper) = rtt_bin_edges(self.ranked(q)?.bin);
+        if lower == 0 {
+            return Some(upper / 2);
+        }
+        let (lower, upper) = (f64::from(lower), f64::from(upper));
+        Some((2.0 * lower * upper / (lower + upper)).round() as u32)
+    }
+
+    /// Where the `q`-quantile stands.
+    fn ranked(&self, q: f64) -> Option<Ranked> {
         let samples = self.samples();
         if samples == 0 {
             return None;
@@ -61,10 +94,11 @@ impl RttHistogram {
         for (bin, &count) in self.bins.iter().enumerate() {
             let count = u64::from(count);
             if below + count >= rank {
-                let (lower, upper) = rtt_bin_edges(bin);
-                // The k-th of n samples in a bin stands at (k - 1/2) / n of its width.
-                let within = ((rank - below) as f64 - 0.5) / count as f64;
-                return Some(lower + (f64::from(upper - lower) * within) as u32);
+                return Some(Ranked {
+                    bin,
+                    rank: rank - below,
+                    samples: count,
+                });
             }
             below += count;
         }
@@ -103,17 +137,49 @@ mod tests {
         assert_eq!(histogram.samples(), 5);
     }
 
+    /// The value of nearest rank.
+    fn exact(samples: &mut [u32], q: f64) -> u32 {
+        samples.sort_unstable();
+        let rank = ((q * samples.len() as f64).ceil() as usize).clamp(1, samples.len());
+        samples[rank - 1]
+    }
+
+    /// RTTs of every size alike, or near a bin's edges.
+    fn rtts() -> impl Strategy<Value = u32> {
+        prop_oneof![
+            (80f64.ln()..4_190_000f64.ln()).prop_map(|log| log.exp() as u32),
+            (2..RTT_BINS, 0u32..3).prop_map(|(bin, off)| rtt_bin_edges(bin).0 + off - 1),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn a_bounded_quantile_errs_by_a_ninth_at_most(
+            mut samples in prop::collection::vec(rtts(), 1..300),
+            q in 0.0f64..=1.0,
+        ) {
+            let estimate = f64::from(of(&samples).bounded_quantile(q).expect("there are samples"));
+            let exact = f64::from(exact(&mut samples, q));
+            // Half a microsecond is what rounding adds.
+            prop_assert!((estimate - exact).abs() <= exact / 9.0 + 0.5, "{estimate} for {exact}");
+        }
+
+        #[test]
+        fn a_bounded_quantile_of_less_than_80_us_errs_by_half_of_that(
+            mut samples in prop::collection::vec(0u32..80, 1..100),
+            q in 0.0f64..=1.0,
+        ) {
+            let estimate = of(&samples).bounded_quantile(q).expect("there are samples");
+            prop_assert!(estimate.abs_diff(exact(&mut samples, q)) <= 40);
+        }
+
         #[test]
         fn a_quantile_is_within_one_bin_of_the_exact_one(
             mut samples in prop::collection::vec(64u32..4_000_000, 1..300),
             q in 0.0f64..=1.0,
         ) {
             let estimate = of(&samples).quantile(q).expect("there are samples");
-            samples.sort_unstable();
-            let rank = ((q * samples.len() as f64).ceil() as usize).clamp(1, samples.len());
-            let exact = samples[rank - 1];
-            prop_assert_eq!(rtt_bin(estimate), rtt_bin(exact));
+            prop_assert_eq!(rtt_bin(estimate), rtt_bin(exact(&mut samples, q)));
         }
 
         #[test]

@@ -17,11 +17,22 @@ pub struct Totals {
     pub segments: u64,
     pub retransmitted_segments: u64,
     pub retransmitted_bytes: u64,
+    /// Sent again though they had arrived: they were acknowledged already, or the receiver
+    /// reported them as received twice (DSACK, RFC 2883).
     pub spurious_segments: u64,
     pub ce_marked_segments: u64,
+    /// Sent again after they had passed here; what turned out spurious later is in
+    /// `disproved_segments` (see [`Self::lost_segments`]).
     pub lost_downstream_segments: u64,
+    /// Taken for lost downstream in an earlier span, and shown to have arrived in this one.
+    pub disproved_segments: u64,
     pub lost_upstream_segments: u64,
     pub reordered_segments: u64,
+    /// Retransmissions by a tail-loss probe and by timeout, as far as they are told apart.
+    pub tail_loss_probes: u64,
+    pub retransmission_timeouts: u64,
+    /// SYNs or SYN-ACKs sent again; they are no segments.
+    pub syns_retransmitted: u64,
     /// Segments sent when the receiver's window was full.
     pub rwnd_limited_segments: u64,
     pub acked_bytes: u64,
@@ -34,6 +45,8 @@ pub struct Totals {
     pub rtt_samples: u64,
     /// Of the samples, those taken from TCP timestamps.
     pub rtt_timestamp_samples: u64,
+    /// RTT samples left out because the ACK was delayed.
+    pub delayed_acks: u64,
     pub rtt_min_us: Option<u32>,
     pub rtt_max_us: Option<u32>,
 }
@@ -50,6 +63,17 @@ pub struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// `(spurious, lost downstream)` segments so far. Of those that were sent again after they
+    /// had passed here, as many had arrived as the receiver reports to have received twice, but
+    /// for those that were known as spurious when they passed. (A DSACK does not say which
+    /// retransmission it is about, and both may have been counted in either order.)
+    fn repeated(&self) -> (u32, u32) {
+        let spurious = self.sender.spurious_segments;
+        let all = spurious.wrapping_add(self.sender.lost_downstream_segments);
+        let twice = self.receiver.dsacks.min(all).max(spurious);
+        (twice, all.wrapping_sub(twice))
+    }
+
     /// How long data has been outstanding at the time of reading, µs; 0 if none is.
     fn outstanding_us(&self) -> u64 {
         use monitor_ebpf::flow::half_flags as is;
@@ -76,11 +100,14 @@ impl Totals {
         let (from_ack, to_ack) = (before.receiver, after.receiver);
         // Two CPUs may write one half (see monitor_ebpf::flow): a count that went back is no gain.
         let count = |from: u32, to: u32| u64::from((to.wrapping_sub(from) as i32).max(0) as u32);
+        let count_16 = |from: u16, to: u16| u64::from((to.wrapping_sub(from) as i16).max(0) as u16);
         let sum = |from: u64, to: u64| (to.wrapping_sub(from) as i64).max(0) as u64;
         let mut rtt = RttHistogram::default();
         rtt.add_difference(&from_ack.rtt_bins, &to_ack.rtt_bins);
         let rtt_samples = count(from_ack.rtt_samples, to_ack.rtt_samples);
         let extremes = new_extremes(from_ack, to_ack, rtt_samples);
+        let ((from_spurious, from_lost), (to_spurious, to_lost)) =
+            (before.repeated(), after.repeated());
         let busy_us = sum(from_ack.busy_us, to_ack.busy_us);
         Self {
             bytes: sum(from.bytes, to.bytes),
@@ -88,14 +115,18 @@ impl Totals {
             segments: count(from.segments, to.segments),
             retransmitted_segments: count(from.retransmitted_segments, to.retransmitted_segments),
             retransmitted_bytes: sum(from.retransmitted_bytes, to.retransmitted_bytes),
-            spurious_segments: count(from.spurious_segments, to.spurious_segments),
+            spurious_segments: count(from_spurious, to_spurious),
             ce_marked_segments: count(from.ce_marked_segments, to.ce_marked_segments),
-            lost_downstream_segments: count(
-                from.lost_downstream_segments,
-                to.lost_downstream_segments,
-            ),
+            lost_downstream_segments: count(from_lost, to_lost),
+            disproved_segments: count(to_lost, from_lost),
             lost_upstream_segments: count(from.lost_upstream_segments, to.lost_upstream_segments),
             reordered_segments: count(from.reordered_segments, to.reordered_segments),
+            tail_loss_probes: count_16(from.tail_loss_probes, to.tail_loss_probes),
+            retransmission_timeouts: count_16(
+                from.retransmission_timeouts,
+                to.retransmission_timeouts,
+            ),
+            syns_retransmitted: count_16(from.syns_retransmitted, to.syns_retransmitted),
             rwnd_limited_segments: count(from.rwnd_limited_segments, to.rwnd_limited_segments),
             acked_bytes: sum(from_ack.acked_bytes, to_ack.acked_bytes),
             // A period that was outstanding at `before` was counted up to then.
@@ -108,6 +139,7 @@ impl Totals {
                 from_ack.rtt_timestamp_samples,
                 to_ack.rtt_timestamp_samples,
             ),
+            delayed_acks: count_16(from_ack.delayed_acks, to_ack.delayed_acks),
             rtt_min_us: extremes.map(|(min, _)| min),
             rtt_max_us: extremes.map(|(_, max)| max),
         }
@@ -123,8 +155,12 @@ impl Totals {
         self.spurious_segments += other.spurious_segments;
         self.ce_marked_segments += other.ce_marked_segments;
         self.lost_downstream_segments += other.lost_downstream_segments;
+        self.disproved_segments += other.disproved_segments;
         self.lost_upstream_segments += other.lost_upstream_segments;
         self.reordered_segments += other.reordered_segments;
+        self.tail_loss_probes += other.tail_loss_probes;
+        self.retransmission_timeouts += other.retransmission_timeouts;
+        self.syns_retransmitted += other.syns_retransmitted;
         self.rwnd_limited_segments += other.rwnd_limited_segments;
         self.acked_bytes += other.acked_bytes;
         self.busy_us += other.busy_us;
@@ -133,6 +169,7 @@ impl Totals {
         self.rtt_sum_us += other.rtt_sum_us;
         self.rtt_samples += other.rtt_samples;
         self.rtt_timestamp_samples += other.rtt_timestamp_samples;
+        self.delayed_acks += other.delayed_acks;
         self.rtt_min_us = self.rtt_min_us.into_iter().chain(other.rtt_min_us).min();
         self.rtt_max_us = self.rtt_max_us.into_iter().chain(other.rtt_max_us).max();
     }
@@ -146,6 +183,7 @@ impl Totals {
     /// that is judged. Spurious retransmissions and reordering are no losses.
     pub fn lost_segments(&self) -> u64 {
         self.lost_downstream_segments
+            .saturating_sub(self.disproved_segments)
     }
 
     /// Stretches of data: busy periods that ended, or the one that is not over.
@@ -157,14 +195,24 @@ impl Totals {
         }
     }
 
-    /// A quantile of the RTT in µs, held between the exact minimum and maximum.
+    /// A quantile of the RTT in µs that moves smoothly with the samples, for comparisons; held
+    /// between the exact minimum and maximum.
     pub fn rtt_quantile_us(&self, q: f64) -> Option<u32> {
-        let estimate = self.rtt.quantile(q)?;
+        self.rtt.quantile(q).map(|rtt_us| self.within_extremes(rtt_us))
+    }
+
+    /// A quantile of the RTT in µs that errs by at most a ninth of itself, for people; held
+    /// between the exact minimum and maximum.
+    pub fn rtt_percentile_us(&self, q: f64) -> Option<u32> {
+        self.rtt.bounded_quantile(q).map(|rtt_us| self.within_extremes(rtt_us))
+    }
+
+    fn within_extremes(&self, estimate: u32) -> u32 {
         let (min, max) = (
             self.rtt_min_us.unwrap_or(0),
             self.rtt_max_us.unwrap_or(u32::MAX),
         );
-        Some(estimate.clamp(min, max.max(min)))
+        estimate.clamp(min, max.max(min))
     }
 
     /// Delivered rate while data was outstanding, bit/s.
@@ -257,6 +305,54 @@ mod tests {
         after.rtt_current = epoch(9, 30, 40);
         assert_eq!(new_extremes(&before, &after, 1), Some((25, 50)));
         assert_eq!(new_extremes(&before, &after, 0), None);
+    }
+
+    /// Halves after so many repeated segments of either kind, and so many DSACKs.
+    fn repeated(spurious: u32, downstream: u32, dsacks: u32) -> (Half, Half) {
+        let (mut sender, mut receiver) = (Half::EMPTY, Half::EMPTY);
+        sender.spurious_segments = spurious;
+        sender.lost_downstream_segments = downstream;
+        receiver.dsacks = dsacks;
+        (sender, receiver)
+    }
+
+    #[test]
+    fn what_arrived_twice_was_not_lost() {
+        for (spurious, downstream, dsacks, expected) in [
+            (0, 3, 0, (0, 3)),
+            (0, 3, 2, (2, 1)),
+            // Known already, when they passed: reported twice for the same reason.
+            (2, 3, 2, (2, 3)),
+            (2, 3, 4, (4, 1)),
+            // Receivers without SACK report nothing, and networks duplicate too.
+            (2, 0, 0, (2, 0)),
+            (1, 2, 9, (3, 0)),
+        ] {
+            let (sender, receiver) = repeated(spurious, downstream, dsacks);
+            assert_eq!(reading(&sender, &receiver, 0).repeated(), expected);
+        }
+    }
+
+    #[test]
+    fn a_loss_that_a_later_report_disproves_is_taken_back() {
+        let steps = [
+            repeated(0, 0, 0),
+            repeated(0, 2, 0),
+            repeated(0, 2, 1),
+            repeated(1, 2, 2),
+        ];
+        let mut life = Totals::default();
+        for pair in steps.windows(2) {
+            let [(sender, receiver), (later, later_receiver)] = pair else {
+                continue;
+            };
+            let (from, to) = (
+                reading(sender, receiver, 0),
+                reading(later, later_receiver, 1),
+            );
+            life.add(&Totals::between(&from, &to));
+        }
+        assert_eq!((life.spurious_segments, life.lost_segments()), (2, 1));
     }
 
     #[test]
