@@ -74,8 +74,7 @@ pub fn timer(own: &Half, peer: &Half, repetition: &Repetition) -> Timer {
         return Timer::None;
     }
     let unsent_us = ticks_to_micros(ticks(coarse_ns).wrapping_sub(low(own.latest)));
-    let unanswered_us =
-        ticks_to_micros(ticks(coarse_ns).wrapping_sub(ticks(peer.last_seen_ns)));
+    let unanswered_us = ticks_to_micros(ticks(coarse_ns).wrapping_sub(ticks(peer.last_seen_ns)));
     let silent_us = unsent_us.min(unanswered_us);
 
     let rtt_us = own.rtt_smoothed_us.wrapping_add(peer.rtt_smoothed_us);
@@ -104,7 +103,8 @@ pub fn timer(own: &Half, peer: &Half, repetition: &Repetition) -> Timer {
         .saturating_add(ACK_DELAY_MAX_US)
         .saturating_add(TICK_US)
         .saturating_add(own.rtt_smoothed_us);
-    if is_first && timed_out && (again || silent_us > probe_max_us.saturating_add(probe_max_us / 4)) {
+    if is_first && timed_out && (again || silent_us > probe_max_us.saturating_add(probe_max_us / 4))
+    {
         return Timer::Timeout;
     }
     // The RTT is the sender's own estimate only roughly; and where two RTTs are longer than its

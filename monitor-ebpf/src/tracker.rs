@@ -4,9 +4,7 @@
 //! packets need none.
 
 use crate::{
-    flow::{
-        FlowState, Half, STAMP_CLOCK_MASK, STAMP_DOUBLINGS_SHIFT, half_flags as is,
-    },
+    flow::{FlowState, Half, STAMP_CLOCK_MASK, STAMP_DOUBLINGS_SHIFT, half_flags as is},
     loss, options,
     packet::{Segment, tcp_flags},
     rtt,
@@ -238,36 +236,19 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
     } else {
         own.acked_bytes = own.acked_bytes.wrapping_add(advance as u64);
         let sample = peer.sample;
-        if sample != 0 && distance(high(sample), ack) >= 0 && distance(previous, high(sample)) > 0 {
-            let latest = peer.latest;
-            let mut rtt_us = rtt::elapsed(low(sample), time.now_us());
-            if high(latest) == ack && high(sample) != ack {
-                // It answers the last segment, and may have waited for it.
-                let since_us = ticks_to_micros(
-                    ticks(time.now_ns()).wrapping_sub(low(latest)).wrapping_add(1),
-                );
-                rtt_us = rtt_us.map(|rtt_us| rtt_us.min(since_us));
-            }
-            let full = peer.mss.max(SMALL_SEGMENT) as i32;
-            let is_lone_runt = high(latest) == ack && advance < full && advance <= JUMBO_SEGMENT;
-            // A SYN is answered by a SYN-ACK, and that by an ACK of nothing else: any other packet
-            // comes when the application likes.
-            let answers = !awaits_handshake(peer)
-                || segment.has(tcp_flags::SYN)
-                || ack == high(sample);
-            if let (Some(rtt_us), true) = (rtt_us, answers) {
-                let epoch = time.epoch();
-                sequence_sample(own, peer, rtt_us, is_lone_runt, epoch);
-            }
-        }
+        let completes_sample =
+            sample != 0 && distance(high(sample), ack) >= 0 && distance(previous, high(sample)) > 0;
         let handshake = peer.has(is::SYN) && sent == peer.isn.wrapping_add(1);
-        if peer.has(is::SEQUENCE_KNOWN)
+        let completes_burst = peer.has(is::SEQUENCE_KNOWN)
             && !handshake
             && distance(sent, ack) >= 0
-            && distance(previous, sent) > 0
-        {
+            && distance(previous, sent) > 0;
+        if completes_sample || completes_burst {
             let now_us = time.now_us();
-            if let Some(busy_us) = rtt::elapsed(low(peer.burst), now_us) {
+            if completes_sample {
+                sequence_sample(own, peer, segment, sample, advance, now_us, time);
+            }
+            if completes_burst && let Some(busy_us) = rtt::elapsed(low(peer.burst), now_us) {
                 own.busy_us = own.busy_us.wrapping_add(u64::from(busy_us));
                 own.bursts = own.bursts.wrapping_add(1);
             }
@@ -302,30 +283,43 @@ fn is_acceptable(own: &Half, sequence: u32) -> bool {
     !own.has(is::SEQUENCE_KNOWN) || (-UNSEEN_MAX..=UNSEEN_MAX).contains(&off)
 }
 
-/// Whether the outstanding sample of a half is that of its SYN.
+/// Completes the peer's outstanding sample: a handshake, or data. The ACK is of `advance` new bytes.
 #[inline(always)]
-fn awaits_handshake(half: &Half) -> bool {
-    half.has(is::SYN) && high(half.sample) == half.isn.wrapping_add(1)
-}
-
-/// Completes the peer's outstanding sample: a handshake, or data.
-#[inline(always)]
-fn sequence_sample(
+fn sequence_sample<C: Clock>(
     own: &mut Half,
     peer: &Half,
-    rtt_us: u32,
-    is_lone_runt: bool,
-    epoch: u32,
+    segment: &Segment,
+    sample: u64,
+    advance: i32,
+    now_us: u32,
+    time: &mut Time<'_, C>,
 ) {
-    let handshake = awaits_handshake(peer);
-    if !handshake && is_lone_runt && rtt::is_delayed(own, rtt_us) {
-        own.delayed_acks = own.delayed_acks.wrapping_add(1);
+    let Some(mut rtt_us) = rtt::elapsed(low(sample), now_us) else {
         return;
-    }
-    rtt::record(own, rtt_us, epoch);
+    };
+    let (ack, latest) = (segment.acknowledgment, peer.latest);
+    let handshake = peer.has(is::SYN) && high(sample) == peer.isn.wrapping_add(1);
     if handshake {
+        // A SYN is answered by a SYN-ACK, and that by an ACK of nothing else: any other packet
+        // comes when the application likes.
+        if !segment.has(tcp_flags::SYN) && ack != high(sample) {
+            return;
+        }
         own.handshake_rtt_us = rtt_us;
-    } else if peer.retransmitted_segments == 0 {
+    } else if ack == high(latest) {
+        if ack != high(sample) {
+            // It answers the last segment, and may have waited for it.
+            let elapsed = ticks(time.now_ns()).wrapping_sub(low(latest));
+            rtt_us = rtt_us.min(ticks_to_micros(elapsed.wrapping_add(1)));
+        }
+        let full = peer.mss.max(SMALL_SEGMENT) as i32;
+        if advance < full && advance <= JUMBO_SEGMENT && rtt::is_delayed(own, rtt_us) {
+            own.delayed_acks = own.delayed_acks.wrapping_add(1);
+            return;
+        }
+    }
+    rtt::record(own, rtt_us, time.epoch());
+    if !handshake && peer.retransmitted_segments == 0 {
         rtt::record_slow_start(own, rtt_us);
     }
 }
@@ -441,8 +435,8 @@ fn measure_clock(own: &mut Half, known: bool, now: u32) {
     }
     let values = u64::from(own.tsval.wrapping_sub(own.stamp_first).max(1));
     let elapsed_us = (u64::from(elapsed) << 20) / 1_000;
-    let clock_us = (elapsed_us.wrapping_add(values / 2) / values)
-        .clamp(1, u64::from(STAMP_CLOCK_MASK)) as u32;
+    let clock_us =
+        (elapsed_us.wrapping_add(values / 2) / values).clamp(1, u64::from(STAMP_CLOCK_MASK)) as u32;
     own.stamp_clock = clock_us | doublings.wrapping_add(1) << STAMP_DOUBLINGS_SHIFT;
 }
 
@@ -543,17 +537,22 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
         Some(ack) => distance(ack, next) <= 0,
         None => !known,
     };
-    let busy_since_us = if all_acked {
-        time.departure_us()
-    } else {
-        low(own.burst)
-    };
-    own.burst = pack(end, busy_since_us);
     let outstanding = own.sample != 0
         && match peer_ack {
             Some(ack) => distance(ack, high(own.sample)) > 0,
             None => true,
         };
+    let departure_us = if all_acked || !outstanding {
+        time.departure_us()
+    } else {
+        0
+    };
+    let busy_since_us = if all_acked {
+        departure_us
+    } else {
+        low(own.burst)
+    };
+    own.burst = pack(end, busy_since_us);
     if !outstanding {
         // The end of the first wire segment of a super-packet: the receiver may acknowledge it
         // before the rest has left.
@@ -562,7 +561,7 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
         } else {
             end
         };
-        own.sample = pack(first_end, time.departure_us());
+        own.sample = pack(first_end, departure_us);
     }
     if let (Some(ack), true) = (peer_ack, peer.has(is::WINDOW_KNOWN)) {
         let in_flight = end.wrapping_sub(ack);

@@ -143,8 +143,11 @@ proptest! {
     #[test]
     fn no_timer_is_taken_for_another(conditions in conditions()) {
         // An ACK that the tap sees and the server does not looks like what a retransmission
-        // answers; and delayed ACKs are in the server's estimate of the RTT, and not in ours.
-        let conditions = Conditions { lost_acks: 0, ack_delay_us: 0, ..conditions };
+        // answers; delayed ACKs are in the server's estimate of the RTT, and not in ours; and of
+        // a probe that does not pass the tap, the timeout after it takes the place.
+        let conditions = Conditions {
+            lost_acks: 0, ack_delay_us: 0, lost_upstream: 0, ..conditions
+        };
         let Tapped { server, truth, .. } = tapped(&conditions);
         prop_assert_eq!(
             (server.tail_loss_probes, server.retransmission_timeouts),

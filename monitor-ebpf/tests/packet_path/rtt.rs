@@ -296,7 +296,13 @@ fn timestamps_of_our_own_socket_would_only_show_ourselves() {
 #[test]
 fn a_delayed_ack_of_a_lone_small_segment_is_no_rtt() {
     // The handshake took 20 ms.
-    for (rtt_us, delayed) in [(54_999, 0), (55_000, 1), (60_000, 1), (520_000, 1), (520_001, 0)] {
+    for (rtt_us, delayed) in [
+        (54_999, 0),
+        (55_000, 1),
+        (60_000, 1),
+        (520_000, 1),
+        (520_001, 0),
+    ] {
         let mut wire = Wire::established();
         wire.sees(40_000, wire.server().data(0, 200));
         wire.sees(40_000 + rtt_us, wire.client().ack(200));

@@ -107,7 +107,10 @@ fn a_retransmission_that_takes_new_data_along_is_half_new() {
     wire.sees(40_000, wire.server().data(0, 100));
     wire.sees(300_000, wire.server().data(0, 1_000));
     let half = wire.server_half();
-    assert_eq!((half.retransmitted_segments, half.retransmitted_bytes), (1, 100));
+    assert_eq!(
+        (half.retransmitted_segments, half.retransmitted_bytes),
+        (1, 100)
+    );
     wire.sees(320_000, wire.client().ack(1_000));
     wire.sees(321_000, wire.server().data(1_000, 1_000));
     let half = wire.server_half();
@@ -130,7 +133,10 @@ fn what_a_receiver_takes_back_is_lost_once_more() {
     wire.sees(421_000, wire.server().data(3_000, 1_000));
     wire.sees(441_000, wire.client().ack(4_000));
     let half = wire.server_half();
-    assert_eq!((half.retransmitted_segments, half.spurious_segments), (3, 0));
+    assert_eq!(
+        (half.retransmitted_segments, half.spurious_segments),
+        (3, 0)
+    );
     assert_eq!(half.retransmission_timeouts, 1);
 }
 

@@ -197,7 +197,10 @@ fn syns_that_meet_are_sent_once() {
     wire.sees(20_000, wire.server().syn_ack());
     wire.sees(40_000, wire.client().data(0, 100));
     for half in [wire.client_half(), wire.server_half()] {
-        assert_eq!((half.syns_retransmitted, half.retransmitted_segments), (0, 0));
+        assert_eq!(
+            (half.syns_retransmitted, half.retransmitted_segments),
+            (0, 0)
+        );
     }
     assert_eq!(wire.client_half().bytes, 100);
 }

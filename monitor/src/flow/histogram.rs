@@ -59,11 +59,7 @@ impl RttHistogram {
     /// without samples. It errs by at most the bin's width: 25 % of its lower edge, 19 % of the
     /// value in the middle of a bin's octave; differences within one bin are smoothed, not lost.
     pub fn quantile(&self, q: f64) -> Option<u32> {
-        let Ranked {
-            bin,
-            rank,
-            samples,
-        } = self.ranked(q)?;
+        let Ranked { bin, rank, samples } = self.ranked(q)?;
         let (lower, upper) = rtt_bin_edges(bin);
         // The k-th of n samples in a bin stands at (k - 1/2) / n of its width.
         let within = (rank as f64 - 0.5) / samples as f64;

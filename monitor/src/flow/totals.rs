@@ -198,13 +198,17 @@ impl Totals {
     /// A quantile of the RTT in µs that moves smoothly with the samples, for comparisons; held
     /// between the exact minimum and maximum.
     pub fn rtt_quantile_us(&self, q: f64) -> Option<u32> {
-        self.rtt.quantile(q).map(|rtt_us| self.within_extremes(rtt_us))
+        self.rtt
+            .quantile(q)
+            .map(|rtt_us| self.within_extremes(rtt_us))
     }
 
     /// A quantile of the RTT in µs that errs by at most a ninth of itself, for people; held
     /// between the exact minimum and maximum.
     pub fn rtt_percentile_us(&self, q: f64) -> Option<u32> {
-        self.rtt.bounded_quantile(q).map(|rtt_us| self.within_extremes(rtt_us))
+        self.rtt
+            .bounded_quantile(q)
+            .map(|rtt_us| self.within_extremes(rtt_us))
     }
 
     fn within_extremes(&self, estimate: u32) -> u32 {
