@@ -1,11 +1,15 @@
 //! Which side of us a retransmitted segment was lost on.
 //!
-//! Rules, and their error against an emulator's drop log (3 of 12,000 wrong): already
-//! acknowledged: spurious; seen here before: lost downstream; fills a hole that never crossed
-//! here: reordered if the hole is younger than half an RTT, else lost upstream.
+//! Rules: already acknowledged: spurious; seen here before: lost downstream; fills a hole that
+//! never crossed here: lost upstream if it was sent after the packet that opened the hole, which
+//! its timestamp says (RFC 7323), else it is that hole's own packet and was only late. Without
+//! timestamps late is what fills a hole younger than half an RTT. `tests/loss_side.rs` holds them
+//! against the drop log of real queues.
 
 use crate::{
-    flow::{GAPS, Gap, Half},
+    flow::{GAPS, Gap, Half, half_flags as is},
+    options,
+    packet::Segment,
     sequence::distance,
 };
 
@@ -13,21 +17,22 @@ use crate::{
 /// seen within a few links, and below any retransmission timer (200 ms, `TCP_RTO_MIN`).
 const RTT_ASSUMED_US: u32 = 20_000;
 
-/// Remembers that `start..end` was skipped. `acked` is the peer's highest ACK, where known:
-/// holes below it were filled on another path.
+/// Remembers that `start..end` was skipped, and when ([`Gap::noticed`]). `acked` is the peer's
+/// highest ACK, where known: holes below it were filled on another path.
 #[inline(always)]
-pub fn open_gap(half: &mut Half, start: u32, end: u32, now_us: u32, acked: Option<u32>) {
+pub fn open_gap(half: &mut Half, start: u32, end: u32, noticed: u32, acked: Option<u32>) {
     for slot in &mut half.gaps {
         if is_free(slot, acked) {
             *slot = Gap {
                 start,
                 end,
-                seen_us: now_us,
+                noticed,
             };
             return;
         }
     }
     half.gaps_overflowed = half.gaps_overflowed.wrapping_add(1);
+    half.gaps_forgotten = end;
 }
 
 #[inline(always)]
@@ -59,7 +64,7 @@ pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
         return None;
     }
     let mut rest = Gap::default();
-    let mut seen_us = None;
+    let mut noticed = None;
     for gap in &mut half.gaps {
         let overlaps =
             gap.start != gap.end && distance(gap.start, end) > 0 && distance(start, gap.end) > 0;
@@ -68,12 +73,12 @@ pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
         }
         let goes_on = distance(end, gap.end) > 0;
         if distance(gap.start, start) >= 0 {
-            seen_us = Some(gap.seen_us);
+            noticed = Some(gap.noticed);
             if goes_on {
                 rest = Gap {
                     start: end,
                     end: gap.end,
-                    seen_us: gap.seen_us,
+                    noticed: gap.noticed,
                 };
             }
             gap.end = start;
@@ -82,18 +87,51 @@ pub fn fill_gap(half: &mut Half, start: u32, end: u32) -> Option<u32> {
         }
     }
     if rest.start != rest.end {
-        open_gap(half, rest.start, rest.end, rest.seen_us, None);
+        open_gap(half, rest.start, rest.end, rest.noticed, None);
     }
-    seen_us
+    noticed
 }
 
-/// Whether a hole this old was filled by reordering rather than by a retransmission: younger
-/// than half an RTT of the whole path, which is both sides' RTT added at a path vantage.
+/// Whether a segment that fills a hole noticed at `noticed`, on its sender's timestamp clock, was
+/// sent before what opened the hole, as far as that clock can tell: then it is no retransmission.
 #[inline(always)]
-pub fn is_reordering(own: &Half, peer: &Half, hole_age_us: u32) -> bool {
+pub fn sent_before(noticed: u32, segment: &Segment) -> bool {
+    segment.options & options::TIMESTAMPS == 0 || distance(noticed, segment.tsval) <= 0
+}
+
+/// Whether a hole noticed at `noticed_us` was filled by reordering rather than by a
+/// retransmission: less than half an RTT later, of the whole path, which is both sides' RTT added
+/// at a path vantage. (Clocks of two CPUs or capture queues may say that it was earlier.)
+#[inline(always)]
+pub fn is_reordering(own: &Half, peer: &Half, noticed_us: u32, now_us: u32) -> bool {
     let path_rtt_us = match own.rtt_smoothed_us.wrapping_add(peer.rtt_smoothed_us) {
         0 => RTT_ASSUMED_US,
         known => known,
     };
-    hole_age_us < path_rtt_us / 2
+    distance(noticed_us, now_us) < (path_rtt_us / 2) as i32
+}
+
+/// Whether `start` may lie in a hole that was forgotten because too many were open.
+#[inline(always)]
+pub fn may_be_forgotten(own: &Half, start: u32) -> bool {
+    own.gaps_overflowed != 0 && distance(start, own.gaps_forgotten) > 0
+}
+
+/// Whether something that was sent later has passed already, as the timestamps tell.
+#[inline(always)]
+pub fn overtaken(own: &Half, segment: &Segment) -> bool {
+    segment.options & options::TIMESTAMPS != 0 && distance(segment.tsval, own.tsval) > 0
+}
+
+/// Whether a retransmission of what was seen here is the sender's guess: without SACK only the
+/// segment at the cumulative ACK is known to be missing (RFC 6582), and after a timeout the sender
+/// goes back and sends all that follows again, most of which had arrived.
+#[inline(always)]
+pub fn is_guess(own: &Half, peer: &Half, start: u32, peer_ack: Option<u32>) -> bool {
+    let both = is::SYN | is::SACK_PERMITTED;
+    let no_sack = own.has(is::SYN) && peer.has(is::SYN) && !(own.has(both) && peer.has(both));
+    match peer_ack {
+        Some(ack) => no_sack && distance(ack, start) > 0,
+        None => false,
+    }
 }

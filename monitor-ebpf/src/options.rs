@@ -12,6 +12,8 @@ pub const WINDOW_SCALE: u8 = 1 << 1;
 /// The first, and the second SACK block is set.
 pub const SACK_FIRST: u8 = 1 << 2;
 pub const SACK_SECOND: u8 = 1 << 3;
+/// SACK may be sent to whoever sent this SYN.
+pub const SACK_PERMITTED: u8 = 1 << 4;
 
 /// Options looked at on one segment, NOPs included. A SYN of today has 6, an ACK with SACK 7.
 const STEPS_MAX: u32 = 16;
@@ -19,6 +21,7 @@ const STEPS_MAX: u32 = 16;
 const END: u8 = 0;
 const NOP: u8 = 1;
 const KIND_WINDOW_SCALE: u8 = 3;
+const KIND_SACK_PERMITTED: u8 = 4;
 const KIND_SACK: u8 = 5;
 const KIND_TIMESTAMPS: u8 = 8;
 
@@ -57,6 +60,8 @@ fn option(bytes: &[u8; 64], at: u32, kind: u8, len: u32, segment: &mut Segment) 
         // RFC 7323, 2.3: more than 14 is to be taken as 14.
         segment.window_scale = byte(bytes, at + 2).min(14);
         segment.options |= WINDOW_SCALE;
+    } else if kind == KIND_SACK_PERMITTED && len == 2 {
+        segment.options |= SACK_PERMITTED;
     } else if kind == KIND_SACK && len >= 10 {
         segment.sack[0] = SackBlock {
             start: word(bytes, at + 2),

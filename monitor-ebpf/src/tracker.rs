@@ -451,6 +451,9 @@ pub(crate) fn synchronize(own: &mut Half, segment: &Segment, departure_us: u32, 
         own.flags |=
             is::WINDOW_SCALE | u32::from(segment.window_scale & 0xf) << is::WINDOW_SCALE_SHIFT;
     }
+    if segment.options & options::SACK_PERMITTED != 0 {
+        own.flags |= is::SACK_PERMITTED;
+    }
     own.isn = segment.sequence;
     let next = segment.sequence.wrapping_add(1);
     own.sample = pack(next, departure_us);
@@ -530,8 +533,13 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
     own.latest = pack(end, ticks(time.coarse_ns));
 
     if ahead > 0 && known {
-        let now_us = time.now_us();
-        loss::open_gap(own, next, start, now_us, peer_ack);
+        // The timestamp of this packet is the highest by now, and costs no clock.
+        let noticed = if own.has(is::TIMESTAMPS) {
+            own.tsval
+        } else {
+            time.now_us()
+        };
+        loss::open_gap(own, next, start, noticed, peer_ack);
     }
     let all_acked = match peer_ack {
         Some(ack) => distance(ack, next) <= 0,
@@ -617,13 +625,22 @@ fn again<C: Clock>(
     };
     if already_acked {
         own.spurious_segments = own.spurious_segments.wrapping_add(count);
-    } else if let Some(seen_us) = loss::fill_gap(own, start, end) {
-        let hole_age_us = time.now_us().wrapping_sub(seen_us);
-        if loss::is_reordering(own, peer, hole_age_us) {
+    } else if let Some(noticed) = loss::fill_gap(own, start, end) {
+        let late = if own.has(is::TIMESTAMPS) {
+            loss::sent_before(noticed, segment)
+        } else {
+            loss::is_reordering(own, peer, noticed, time.now_us())
+        };
+        if late {
             own.reordered_segments = own.reordered_segments.wrapping_add(count);
             return;
         }
         own.lost_upstream_segments = own.lost_upstream_segments.wrapping_add(count);
+    } else if loss::may_be_forgotten(own, start) && loss::overtaken(own, segment) {
+        own.reordered_segments = own.reordered_segments.wrapping_add(count);
+        return;
+    } else if loss::is_guess(own, peer, start, peer_ack) {
+        own.spurious_segments = own.spurious_segments.wrapping_add(count);
     } else {
         own.lost_downstream_segments = own.lost_downstream_segments.wrapping_add(count);
     }

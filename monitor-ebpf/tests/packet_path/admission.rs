@@ -2,7 +2,7 @@
 
 use monitor_ebpf::{
     counters::Counter,
-    flow::{Gap, Half, half_flags as is},
+    flow::{GAPS, Gap, Half, half_flags as is},
 };
 
 use crate::support::{
@@ -65,7 +65,7 @@ fn a_connection_that_is_picked_up_in_the_middle() {
         (3_000, 3, 3)
     );
     assert_eq!(server.retransmitted_segments, 0);
-    assert_eq!(server.gaps, [Gap::default(); 4]);
+    assert_eq!(server.gaps, [Gap::default(); GAPS]);
     assert_eq!((client.rtt_samples, client.rtt_sum_us), (1, 20_000));
     assert_eq!(client.handshake_rtt_us, 0);
     // The window's scale was not seen.
@@ -84,7 +84,7 @@ fn one_direction_alone_is_admitted_after_64_packets() {
     let half = wire.server_half();
     assert_eq!((half.bytes, half.segments, half.frames), (65_000, 65, 65));
     assert_eq!(half.mss, 1_000);
-    assert_eq!(half.gaps, [Gap::default(); 4]);
+    assert_eq!(half.gaps, [Gap::default(); GAPS]);
     assert_eq!(wire.client_half(), Half::EMPTY);
     // From here on losses are seen.
     wire.sees(40_000, wire.server().data(64_000, 1_000));
@@ -100,7 +100,7 @@ fn one_direction_from_its_syn_on_has_no_hole() {
     }
     let half = wire.server_half();
     assert_eq!((half.bytes, half.segments), (64_000, 64));
-    assert_eq!(half.gaps, [Gap::default(); 4]);
+    assert_eq!(half.gaps, [Gap::default(); GAPS]);
     wire.sees(40_000, wire.server().data(10_000, 1_000));
     assert_eq!(wire.server_half().lost_downstream_segments, 1);
 }
@@ -113,7 +113,7 @@ fn what_waits_remembers_the_highest_sequence_number() {
     wire.sees(20, wire.server().data(0, 1_000));
     wire.sees(20_000, wire.client().ack(2_000));
     wire.sees(21_000, wire.server().data(2_000, 1_000));
-    assert_eq!(wire.server_half().gaps, [Gap::default(); 4]);
+    assert_eq!(wire.server_half().gaps, [Gap::default(); GAPS]);
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //!
 //! The path's RTT in these tests is 30 ms, so what fills a hole within 15 ms was reordered.
 
-use monitor_ebpf::{flow::Half, packet::tcp_flags};
+use monitor_ebpf::{
+    flow::{GAPS, Half},
+    packet::tcp_flags,
+};
 
 use crate::support::wire::Wire;
 
@@ -270,31 +273,99 @@ fn a_packet_that_begins_before_a_hole_closes_it_too() {
 }
 
 #[test]
-fn more_holes_than_are_remembered_are_counted() {
+fn what_was_sent_after_a_hole_opened_was_lost_upstream_however_soon_it_comes() {
+    // The timestamps say so: 7 was sent after 6, and only 1 ms later.
     let mut wire = Wire::established();
-    for hole in 0..5 {
-        wire.sees(40_000, wire.server().data(1_000 + hole * 2_000, 1_000));
-    }
-    assert_eq!(wire.server_half().gaps_overflowed, 1);
-    for hole in 0..5 {
-        wire.sees(80_000, wire.server().data(hole * 2_000, 1_000));
+    for (at_us, offset, tsval) in [(40_000, 0, 5), (40_100, 2_000, 6), (41_000, 1_000, 7)] {
+        let packet = wire.server().data(offset, 1_000).timestamps(tsval, 1);
+        wire.sees(at_us, packet);
     }
     let losses = server_losses(&wire);
-    assert_eq!(losses.retransmitted, 5);
-    assert_eq!(losses.upstream, 4);
+    assert_eq!((losses.upstream, losses.reordered), (1, 0));
+}
+
+#[test]
+fn what_was_sent_before_a_hole_opened_was_reordered_however_late_it_comes() {
+    let mut wire = Wire::established();
+    for (at_us, offset, tsval) in [(40_000, 0, 5), (40_100, 2_000, 6), (900_000, 1_000, 6)] {
+        let packet = wire.server().data(offset, 1_000).timestamps(tsval, 1);
+        wire.sees(at_us, packet);
+    }
+    let losses = server_losses(&wire);
+    assert_eq!((losses.upstream, losses.reordered), (0, 1));
+}
+
+#[test]
+fn a_clock_that_steps_back_opens_no_old_hole() {
+    // Two capture queues, or two CPUs: the hole is filled before it was seen.
+    let mut wire = Wire::established();
+    wire.sees(40_100, wire.server().data(1_000, 1_000));
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    let losses = server_losses(&wire);
+    assert_eq!((losses.upstream, losses.reordered), (0, 1));
+}
+
+#[test]
+fn without_sack_only_what_the_ack_waits_for_was_lost() {
+    // After a timeout the sender goes back and sends the rest again too.
+    let mut wire = Wire::new();
+    wire.sees(0, wire.client().syn());
+    wire.sees(10_000, wire.server().syn_ack());
+    wire.sees(30_000, wire.client().ack(0));
+    for offset in [0, 1_000, 2_000] {
+        wire.sees(40_000, wire.server().data(offset, 1_000));
+    }
+    for offset in [0, 1_000, 2_000] {
+        wire.sees(300_000, wire.server().data(offset, 1_000));
+    }
+    let losses = server_losses(&wire);
+    assert_eq!((losses.downstream, losses.spurious), (1, 2));
+}
+
+/// As many holes of 1,000 as are remembered, and `more`.
+fn with_holes(more: u32) -> Wire {
+    let mut wire = Wire::established();
+    for hole in 0..GAPS as u32 + more {
+        let data = wire.server().data(1_000 + hole * 2_000, 1_000);
+        wire.sees(40_000, data.timestamps(10, 1));
+    }
+    wire
+}
+
+#[test]
+fn more_holes_than_are_remembered_are_counted() {
+    let holes = GAPS as u32 + 1;
+    let mut wire = with_holes(1);
+    assert_eq!(wire.server_half().gaps_overflowed, 1);
+    for hole in 0..holes {
+        let data = wire.server().data(hole * 2_000, 1_000);
+        wire.sees(80_000, data.timestamps(50, 1));
+    }
+    let losses = server_losses(&wire);
+    assert_eq!(losses.retransmitted, holes);
+    assert_eq!(losses.upstream, GAPS as u32);
+}
+
+#[test]
+fn what_fills_a_forgotten_hole_and_was_sent_earlier_was_not_lost() {
+    let mut wire = with_holes(1);
+    let data = wire.server().data(GAPS as u32 * 2_000, 1_000);
+    wire.sees(41_000, data.timestamps(9, 1));
+    let losses = server_losses(&wire);
+    assert_eq!((losses.retransmitted, losses.reordered), (0, 1));
 }
 
 #[test]
 fn a_hole_that_was_acknowledged_makes_room() {
     // Its data took another way.
-    let mut wire = Wire::established();
-    for hole in 0..4 {
-        wire.sees(40_000, wire.server().data(1_000 + hole * 2_000, 1_000));
-    }
-    wire.sees(60_000, wire.client().ack(8_000));
-    wire.sees(61_000, wire.server().data(9_000, 1_000));
+    let mut wire = with_holes(0);
+    let end = GAPS as u32 * 2_000;
+    wire.sees(60_000, wire.client().ack(end));
+    let data = wire.server().data(end + 1_000, 1_000);
+    wire.sees(61_000, data.timestamps(31, 1));
     assert_eq!(wire.server_half().gaps_overflowed, 0);
-    wire.sees(90_000, wire.server().data(8_000, 1_000));
+    let data = wire.server().data(end, 1_000);
+    wire.sees(90_000, data.timestamps(60, 1));
     assert_eq!(server_losses(&wire).upstream, 1);
 }
 

@@ -1,7 +1,7 @@
 //! TCP options, byte for byte, and any bytes in their place.
 
 use monitor_ebpf::{
-    options::{SACK_FIRST, SACK_SECOND, TIMESTAMPS, WINDOW_SCALE, scan},
+    options::{SACK_FIRST, SACK_PERMITTED, SACK_SECOND, TIMESTAMPS, WINDOW_SCALE, scan},
     packet::{SackBlock, Segment},
 };
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ fn read(text: &str) -> Segment {
 #[test]
 fn the_options_of_a_syn() {
     let segment = read("02 04 05b4  04 02  08 0a 0000000b 0000000c  01  03 03 07");
-    assert_eq!(segment.options, TIMESTAMPS | WINDOW_SCALE);
+    assert_eq!(segment.options, TIMESTAMPS | WINDOW_SCALE | SACK_PERMITTED);
     assert_eq!((segment.tsval, segment.tsecr), (11, 12));
     assert_eq!(segment.window_scale, 7);
 }
@@ -127,6 +127,7 @@ fn reference(mut options: &[u8]) -> Segment {
                         segment.options |= WINDOW_SCALE;
                         segment.window_scale = shift.min(14);
                     }
+                    (4, []) => segment.options |= SACK_PERMITTED,
                     (5, blocks) => {
                         for (index, block) in blocks.chunks_exact(8).take(2).enumerate() {
                             segment.options |= [SACK_FIRST, SACK_SECOND][index];
@@ -151,6 +152,7 @@ fn option_bytes() -> impl Strategy<Value = Vec<u8>> {
         Just(0u8),
         Just(1),
         Just(3),
+        Just(4),
         Just(5),
         Just(8),
         Just(10),

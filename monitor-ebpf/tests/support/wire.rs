@@ -48,15 +48,15 @@ impl Wire {
         }
     }
 
-    /// The three packets of a handshake were seen, at 0, 10 and 30 ms, with a window of 1,000
-    /// without a scale.
+    /// The three packets of a handshake were seen, at 0, 10 and 30 ms, with SACK and a window of
+    /// 1,000 without a scale.
     pub fn established() -> Self {
         Self::new().shaken_hands()
     }
 
     pub fn shaken_hands(mut self) -> Self {
-        self.sees(0, self.client().syn());
-        self.sees(SERVER_RTT_US, self.server().syn_ack());
+        self.sees(0, self.client().syn().sack_permitted());
+        self.sees(SERVER_RTT_US, self.server().syn_ack().sack_permitted());
         self.sees(SERVER_RTT_US + CLIENT_RTT_US, self.client().ack(0));
         self
     }

@@ -8,7 +8,7 @@
 use super::segment::{Direction, Segment, ahead, flag};
 
 /// Holes that `lastmile` remembers a direction (`monitor_ebpf::flow::GAPS`).
-pub const HOLES: usize = 4;
+pub const HOLES: usize = 8;
 
 /// Packets that may pass one way before the other way is taken to pass elsewhere
 /// (`monitor_ebpf::observe`).
@@ -33,7 +33,7 @@ pub enum Class {
     New,
     /// A FIN or bytes below the highest sequence number.
     Again(Before),
-    /// It begins in a hole that never crossed here, of this age.
+    /// It begins in a hole that never crossed here, of this age (0 where it was forgotten).
     Fills {
         age_us: u64,
         reordered: Reordered,
@@ -50,7 +50,8 @@ pub enum Before {
     BelowFirst,
 }
 
-/// Whether a hole is younger than half an RTT, by every RTT that may have been known then.
+/// Whether a segment was sent before the hole opened that it fills, which timestamps say; without
+/// them, whether the hole is younger than half an RTT, by every RTT that may have been known then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reordered {
     Yes,
@@ -109,6 +110,8 @@ struct Hole {
     start: u32,
     end: u32,
     opened_us: u64,
+    /// Its direction's highest timestamp by then.
+    stamp: Option<u32>,
 }
 
 /// One direction.
@@ -121,6 +124,10 @@ struct Side {
     window_closed: bool,
     /// Places for holes; with a limit, one that was acknowledged is free again.
     holes: Vec<Hole>,
+    /// One past the highest sequence number of the last hole for which there was no place.
+    forgotten: Option<u32>,
+    /// The highest timestamp.
+    stamp: Option<u32>,
 }
 
 impl Side {
@@ -133,12 +140,22 @@ impl Side {
             *place = hole;
         } else if limit.is_none_or(|limit| self.holes.len() < limit) {
             self.holes.push(hole);
+        } else {
+            self.forgotten = Some(hole.end);
         }
     }
 
-    /// Takes `start..end` out of every hole: when the one was opened that `start` lies in.
-    fn fill(&mut self, start: u32, end: u32, limit: Option<usize>) -> Option<u64> {
-        let mut opened_us = None;
+    fn stamp(&mut self, segment: &Segment) {
+        if let Some((value, _)) = segment.timestamps
+            && self.stamp.is_none_or(|highest| ahead(highest, value) > 0)
+        {
+            self.stamp = Some(value);
+        }
+    }
+
+    /// Takes `start..end` out of every hole: the one that `start` lies in.
+    fn fill(&mut self, start: u32, end: u32, limit: Option<usize>) -> Option<Hole> {
+        let mut filled = None;
         let mut rest = None;
         for hole in &mut self.holes {
             let overlaps =
@@ -148,7 +165,7 @@ impl Side {
             }
             let goes_on = ahead(end, hole.end) > 0;
             if ahead(hole.start, start) >= 0 {
-                opened_us = Some(hole.opened_us);
+                filled = Some(*hole);
                 if goes_on {
                     rest = Some(Hole {
                         start: end,
@@ -163,7 +180,7 @@ impl Side {
         if let Some(rest) = rest {
             self.open(rest, None, limit);
         }
-        opened_us
+        filled
     }
 }
 
@@ -195,6 +212,9 @@ pub fn classes(
         } else if index < waiting {
             wait(own, index, segment)
         } else {
+            if !segment.has(flag::RST) {
+                own.stamp(segment);
+            }
             acknowledge(own, peer, segment);
             class(own, peer, index, segment, rtts, holes)
         };
@@ -234,6 +254,7 @@ fn wait(own: &mut Side, index: usize, segment: &Segment) -> Class {
             own.acknowledged = Some(segment.acknowledgment);
         }
     }
+    own.stamp(segment);
     let end = segment.sequence.wrapping_add(segment.len);
     let beyond = own
         .highest
@@ -301,6 +322,7 @@ fn class(
                 start: next,
                 end: start,
                 opened_us: segment.time_us(),
+                stamp: own.stamp,
             };
             own.open(hole, peer.acknowledged, limit);
         }
@@ -314,15 +336,35 @@ fn class(
         return Class::Again(Before::Acknowledged);
     }
     match own.fill(start, seen_end, limit) {
-        Some(opened_us) => {
-            let age_us = segment.time_us().saturating_sub(opened_us);
+        Some(hole) => {
+            let age_us = segment.time_us().saturating_sub(hole.opened_us);
             Class::Fills {
                 age_us,
-                reordered: rtts.reordered(age_us, segment.time_us()),
+                reordered: match (hole.stamp, segment.timestamps) {
+                    (None, _) => rtts.reordered(age_us, segment.time_us()),
+                    (Some(opened), Some((value, _))) if ahead(opened, value) > 0 => Reordered::No,
+                    (Some(_), _) => Reordered::Yes,
+                },
+            }
+        }
+        None if own.forgotten.is_some_and(|end| ahead(start, end) > 0)
+            && overtaken(own, segment) =>
+        {
+            Class::Fills {
+                age_us: 0,
+                reordered: Reordered::Yes,
             }
         }
         None if ahead(first, start) < 0 => Class::Again(Before::BelowFirst),
         None => Class::Again(Before::Seen),
+    }
+}
+
+/// Whether something that was sent later passed before, as the timestamps tell.
+fn overtaken(own: &Side, segment: &Segment) -> bool {
+    match (own.stamp, segment.timestamps) {
+        (Some(highest), Some((value, _))) => ahead(value, highest) > 0,
+        _ => false,
     }
 }
 
