@@ -70,7 +70,10 @@ enum Task {
         kernel: Kernel,
     },
     /// Run every check: format, lints, documentation, tests here, tests and scenarios in VMs
-    Test,
+    Test {
+        /// Only these files of monitor/tests, such as loss_side: here and in VMs
+        names: Vec<String>,
+    },
     /// Measure what one packet costs in the kernel, or how fast captures are read
     Bench {
         #[arg(value_enum, default_value_t)]
@@ -154,7 +157,7 @@ fn run(task: Task) -> Result<ExitCode> {
             routes,
             kernel,
         } => lab::run(&scenario, routes, kernel),
-        Task::Test => test::run(),
+        Task::Test { names } => test::run(&names),
         Task::Conformance { folder, write_docs } => {
             conformance::run(&conformance::Request { folder, write_docs })
         }

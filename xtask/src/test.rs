@@ -22,6 +22,9 @@ use crate::{
 /// How long one test executable may take in a machine.
 const EXECUTABLE_LIMIT: Duration = Duration::from_secs(5 * 60);
 
+/// The package whose tests also run in machines.
+const PACKAGE: &str = "lastmile";
+
 /// The test executable that must also pass where nobody may read the kernel's memory, which is
 /// where other tools fail.
 const TEST_UNDER_LOCKDOWN: &str = "load";
@@ -33,6 +36,8 @@ const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
 const ONE_CPU: &str = "maxcpus=1";
+/// The test executable that is about several CPUs: it attaches before there is traffic.
+const TEST_ON_SEVERAL_CPUS: &str = "spread";
 
 /// The scenario that is also played on the kernels that are not the default.
 const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
@@ -107,18 +112,25 @@ impl Tally {
     }
 }
 
-/// Runs everything, to the end, whatever fails on the way.
+/// Runs everything, to the end, whatever fails on the way; or only the test executables of
+/// package `lastmile` that are in `names`.
 ///
 /// # Errors
 /// When set-up fails, or something that tests need cannot be run at all.
-pub fn run() -> Result<ExitCode> {
+pub fn run(names: &[String]) -> Result<ExitCode> {
     let cache = setup::ensure_all()?;
     let mut tally = Tally::default();
-    checks(&mut tally)?;
-    tests_here(&cache, &mut tally)?;
-    captures(&mut tally);
-    tests_in_machines(&cache, &mut tally);
-    scenarios(&cache, &mut tally)?;
+    if names.is_empty() {
+        checks(&mut tally)?;
+    }
+    tests_here(&cache, names, &mut tally)?;
+    if names.is_empty() {
+        captures(&mut tally);
+    }
+    tests_in_machines(&cache, names, &mut tally);
+    if names.is_empty() {
+        scenarios(&cache, &mut tally)?;
+    }
 
     println!();
     for failure in &tally.failures {
@@ -158,11 +170,17 @@ fn checks(tally: &mut Tally) -> Result<()> {
 }
 
 /// `cargo test`, with what the cache holds behind everything else in PATH.
-fn tests_here(cache: &Cache, tally: &mut Tally) -> Result<()> {
+fn tests_here(cache: &Cache, names: &[String], tally: &mut Tally) -> Result<()> {
     tally.begin("tests on this machine");
     let mut command = cargo::command();
+    command.args(["test", "--no-fail-fast"]);
+    if names.is_empty() {
+        command.arg("--workspace");
+    } else {
+        command.args(["--package", PACKAGE]);
+        command.args(names.iter().flat_map(|name| ["--test", name.as_str()]));
+    }
     command
-        .args(["test", "--workspace", "--no-fail-fast"])
         .args(["--", "--show-output"])
         .env("PATH", programs::path_with_programs(cache)?);
     let failed_before = tally.failed;
@@ -207,23 +225,25 @@ fn captures(tally: &mut Tally) {
 }
 
 /// The daemon's own tests, which load its programs, in each kernel.
-fn tests_in_machines(cache: &Cache, tally: &mut Tally) {
+fn tests_in_machines(cache: &Cache, names: &[String], tally: &mut Tally) {
     tally.begin("building tests for virtual machines");
     let Some(built) = or_failure(
         tally,
-        cargo::build(&["test", "--package", "lastmile", "--no-run"]),
+        cargo::build(&["test", "--package", PACKAGE, "--no-run"]),
     ) else {
         return;
     };
     let (tests, programs): (Vec<_>, Vec<_>) =
         built.into_iter().partition(|executable| executable.test);
-    for kernel in Kernel::ALL {
-        let here_only = |test: &&Executable| {
-            test.name.starts_with(TESTS_WITH_DAEMONS)
-                || TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
+    let wanted =
+        |test: &&Executable| {
+            test.integration
+                && !test.name.starts_with(TESTS_WITH_DAEMONS)
+                && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
+                && (names.is_empty() || names.contains(&test.name))
         };
-        let integration = tests.iter().filter(|test| test.integration);
-        for test in integration.filter(|test| !here_only(test)) {
+    for kernel in Kernel::ALL {
+        for test in tests.iter().filter(wanted) {
             test_in_machine(cache, kernel, &[], test, &programs, tally);
             if test.name == TEST_UNDER_LOCKDOWN {
                 test_in_machine(cache, kernel, &[LOCKDOWN], test, &programs, tally);
@@ -304,7 +324,7 @@ fn guest_spec(
         init: init(test),
         kernel_arguments: kernel_arguments
             .iter()
-            .chain([&ONE_CPU])
+            .chain((test.name != TEST_ON_SEVERAL_CPUS).then_some(&ONE_CPU))
             .map(|word| (*word).to_owned())
             .collect(),
         // One after the other: under emulation two transfers at once measure each other.

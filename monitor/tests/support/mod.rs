@@ -7,9 +7,12 @@ pub mod net;
 pub mod observer;
 #[path = "../../../monitor-ebpf/tests/support/packets.rs"]
 pub mod packets;
+pub mod ring;
+pub mod segment;
 #[path = "../../../monitor-ebpf/tests/support/traffic.rs"]
 pub mod traffic;
 pub mod transfer;
+pub mod truth;
 
 use lastmile::{capture::live::Options, config::KernelLog};
 
