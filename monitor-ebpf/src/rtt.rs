@@ -40,8 +40,7 @@ pub fn is_delayed(half: &Half, rtt_us: u32) -> bool {
     let excess_us = rtt_us.wrapping_sub(shortest_us);
     shortest_us != 0
         && rtt_us > shortest_us
-        && excess_us >= ACK_DELAY_MIN_US
-        && excess_us <= ACK_DELAY_MAX_US
+        && (ACK_DELAY_MIN_US..=ACK_DELAY_MAX_US).contains(&excess_us)
 }
 
 /// The lesser of two RTTs of which 0 is none.
@@ -67,11 +66,7 @@ pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
     } else {
         // A sample that waited for a timer of the sender's must not pass for the RTT of now.
         let bounded_us = rtt_us.min(smoothed_us.wrapping_mul(2));
-        let off_us = if bounded_us > smoothed_us {
-            bounded_us - smoothed_us
-        } else {
-            smoothed_us - bounded_us
-        };
+        let off_us = bounded_us.abs_diff(smoothed_us);
         half.rtt_variation_us = half.rtt_variation_us - half.rtt_variation_us / 4 + off_us / 4;
         half.rtt_smoothed_us = smoothed_us - smoothed_us / 8 + bounded_us / 8;
     }
