@@ -126,6 +126,7 @@ fn conditions(flow: u16, start_ns: u64) -> Conditions {
         reordered: 0,
         duplicated: 0,
         timestamps: true,
+        ack_delay_us: 0,
     }
 }
 

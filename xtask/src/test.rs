@@ -235,13 +235,12 @@ fn tests_in_machines(cache: &Cache, names: &[String], tally: &mut Tally) {
     };
     let (tests, programs): (Vec<_>, Vec<_>) =
         built.into_iter().partition(|executable| executable.test);
-    let wanted =
-        |test: &&Executable| {
-            test.integration
-                && !test.name.starts_with(TESTS_WITH_DAEMONS)
-                && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
-                && (names.is_empty() || names.contains(&test.name))
-        };
+    let wanted = |test: &&Executable| {
+        test.integration
+            && !test.name.starts_with(TESTS_WITH_DAEMONS)
+            && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
+            && (names.is_empty() || names.contains(&test.name))
+    };
     for kernel in Kernel::ALL {
         for test in tests.iter().filter(wanted) {
             test_in_machine(cache, kernel, &[], test, &programs, tally);

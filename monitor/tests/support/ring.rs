@@ -126,7 +126,7 @@ impl Ring {
                 time_ns: u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec),
                 len: header.tp_len,
                 bytes,
-                outgoing: address.sll_pkttype == libc::PACKET_OUTGOING as u8,
+                outgoing: address.sll_pkttype == libc::PACKET_OUTGOING,
             })
         })
     }
