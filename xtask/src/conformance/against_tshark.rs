@@ -399,11 +399,16 @@ fn minimum_rtt(flow: &Joined<'_>, direction: Direction) -> Option<Difference> {
             let rule = match sample.source {
                 Source::Timestamp => Some(Rule::Timestamps),
                 Source::Covered => Some(Rule::Covered),
-                // tshark knows no end of a segment that is acknowledged.
+                // tshark knows no end of a segment whose record was cut, nor whether that or a later
+                // one is acknowledged.
                 Source::Acknowledged => flow
-                    .index_of(sample.sent_frame)
-                    .map(|sent| flow.segments[sent])
-                    .filter(|sent| sent.len != sent.len_in_frame)
+                    .segments
+                    .iter()
+                    .zip(&flow.said)
+                    .take_while(|(segment, _)| segment.frame < sample.answer_frame)
+                    .find(|(sent, said)| {
+                        said.direction == direction && sent.len != sent.len_in_frame
+                    })
                     .map(|_| Rule::CutRecord),
             };
             let less = signed(rtt_us)? - amount(their_us).unwrap_or(0);

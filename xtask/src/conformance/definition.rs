@@ -433,10 +433,11 @@ mod tests {
     fn more_holes_than_are_kept_are_forgotten() {
         let mut flow = Conversation::default();
         flow.handshake(0, 20);
-        for hole in 0..6 {
+        for hole in 0..HOLES as u32 + 2 {
             flow.server(40, 1_100 + hole * 200, 100);
         }
-        flow.server(41, 2_000, 100);
+        let last_hole = 1_000 + (HOLES as u32 + 1) * 200;
+        flow.server(41, last_hole, 100);
         let last = |holes| of(&flow, flow.to_client(), holes).last().copied();
         assert_eq!(last(Some(HOLES)), Some(Class::Again(Before::Seen)));
         assert!(matches!(last(None), Some(Class::Fills { .. })));
