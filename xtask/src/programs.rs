@@ -53,7 +53,8 @@ impl Program {
 pub enum Bundle {
     /// QEMU, and what goes into every machine.
     Machine,
-    /// BGP daemons and readers of what they say, for tests, and for scenarios with routers.
+    /// BGP daemons, readers of what they say and Prometheus, for tests, and for scenarios with
+    /// routers.
     Routing,
 }
 
@@ -71,7 +72,7 @@ const MACHINE: [Program; 11] = [
     Program::new("systemd-analyze", "systemd"),
 ];
 
-const ROUTING: [Program; 8] = [
+const ROUTING: [Program; 9] = [
     Program::new("gobgpd", "gobgpd"),
     // It looks for its modules where it would be installed.
     Program::started(
@@ -89,6 +90,7 @@ const ROUTING: [Program; 8] = [
     ),
     Program::new("pmbmpd", "pmacct"),
     Program::new("bgpdump", "bgpdump"),
+    Program::new("prometheus", "prometheus"),
 ];
 
 impl Bundle {

@@ -41,7 +41,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => "BPF toolchain".to_owned(),
             Self::Programs(Bundle::Machine) => "programs".to_owned(),
-            Self::Programs(Bundle::Routing) => "BGP daemons".to_owned(),
+            Self::Programs(Bundle::Routing) => "BGP daemons and Prometheus".to_owned(),
             Self::Analysers => "analysers".to_owned(),
             Self::Kernel(kernel) => format!("Linux {}", kernel.version()),
         }
@@ -75,7 +75,8 @@ impl Requirement {
     pub fn download_mb(self) -> u32 {
         match self {
             Self::BpfToolchain => 140,
-            Self::Programs(_) => 19,
+            Self::Programs(Bundle::Machine) => 19,
+            Self::Programs(Bundle::Routing) => 38,
             Self::Analysers => 22,
             Self::Kernel(kernel) => kernel.download_mb(),
         }
@@ -86,7 +87,7 @@ impl Requirement {
         match self {
             Self::BpfToolchain => 550,
             Self::Programs(Bundle::Machine) => 90,
-            Self::Programs(Bundle::Routing) => 76,
+            Self::Programs(Bundle::Routing) => 172,
             Self::Analysers => 124,
             Self::Kernel(Kernel::V6_1) => 106,
             Self::Kernel(Kernel::V6_12) => 37,
