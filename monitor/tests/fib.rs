@@ -308,7 +308,8 @@ fn many_routes(random: &mut Random) -> String {
         "rule add priority 160 table 101",
         "rule add priority 170 to 10.6.0.0/16 prohibit",
         "rule add priority 180 iif eth1 blackhole",
-        "rule add priority 190 ipproto udp blackhole",
+        // UDP; guests have no /etc/protocols.
+        "rule add priority 190 ipproto 17 blackhole",
         "-6 rule add priority 100 to 2001:db8:2::/48 table 101",
         "-6 rule add priority 110 from 2001:db8:f2::/64 table 102",
         "-6 rule add priority 120 fwmark 1/0xf table 103",

@@ -367,7 +367,9 @@ fn a_real_prometheus_that_scrapes_an_exporter_like_snmps() {
         .output()
         .is_err()
     {
-        println!("SKIPPED: prometheus is not there; `cargo xtask test` gets it for this machine, not for guests");
+        println!(
+            "SKIPPED: prometheus is not there; `cargo xtask test` gets it for this machine, not for guests"
+        );
         return;
     }
     let folder = Folder::new();
