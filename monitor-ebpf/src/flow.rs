@@ -406,6 +406,12 @@ impl FlowState {
     pub fn last_seen_ns(&self) -> u64 {
         self.halves[0].last_seen_ns.max(self.halves[1].last_seen_ns)
     }
+
+    /// Whether nothing more is to come: one side has aborted, or both have finished.
+    pub fn is_over(&self) -> bool {
+        self.halves.iter().any(|half| half.has(half_flags::RST))
+            || self.halves.iter().all(|half| half.has(half_flags::FIN))
+    }
 }
 
 impl Half {

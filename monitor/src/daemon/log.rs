@@ -13,8 +13,9 @@ use crate::config::Destination;
 use crate::export::Record;
 use crate::export::jsonl::{JsonLines, OpenError, WriteError};
 
-/// Bytes that wait while the destination takes none; beyond it whole lines are dropped and
-/// counted. An hour of a few thousand flows.
+/// Bytes that may wait while the destination takes none; what comes after that is dropped, whole
+/// lines, and counted. What comes at once is taken whole, however much it is: a window of many
+/// flows is no destination that refuses.
 const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// What the end waits for a destination that takes nothing. systemd kills after 90 s.
@@ -82,13 +83,15 @@ impl Log {
         if state.closed {
             return Err(WriteError::Closed);
         }
+        if state.waiting.len() >= MAX_WAITING_BYTES {
+            state.dropped_lines += records.len() as u64;
+            return Ok(());
+        }
         for record in records {
-            if state.waiting.len() >= MAX_WAITING_BYTES {
-                state.dropped_lines += 1;
-                continue;
-            }
             record.write_line(&mut state.waiting);
         }
+        // Else whoever waits for the end would not wait for these.
+        state.idle = false;
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -216,6 +219,19 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_file(&self.0);
         }
+    }
+
+    #[test]
+    fn a_window_of_any_size_is_written_whole() {
+        let path = std::env::temp_dir().join(format!("lastmile-large-{}", std::process::id()));
+        let log = Log::open(&Destination::File(path.clone())).expect("opens");
+        let many = vec![record(&"h".repeat(1 << 20)); 3 * (MAX_WAITING_BYTES >> 20)];
+        log.write(&many).expect("never fails");
+        log.finish();
+        let written = std::fs::read(&path).expect("readable");
+        let _ = std::fs::remove_file(&path);
+        let lines = written.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!((lines, log.losses()), (many.len(), (0, 0)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
-use monitor_ebpf::flow::{FlowState, half_flags};
+use monitor_ebpf::flow::FlowState;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -394,7 +394,7 @@ impl Daemon {
         let idle_ns = u64::from(self.config.flows.idle_s) * 1_000_000_000;
         for state in &states {
             let silent_ns = now.monotonic_ns.saturating_sub(state.last_seen_ns());
-            if silent_ns >= idle_ns || (is_over(state) && silent_ns >= LINGER_NS) {
+            if silent_ns >= idle_ns || (state.is_over() && silent_ns >= LINGER_NS) {
                 self.live.remove(&state.key)?;
                 self.tally.flows_removed += 1;
                 self.tally.flows_live -= 1;
@@ -513,14 +513,6 @@ impl Daemon {
         }
         self.log.finish();
     }
-}
-
-/// Whether both sides have finished, or one has aborted.
-fn is_over(state: &FlowState) -> bool {
-    let [first, second] = &state.halves;
-    first.has(half_flags::RST)
-        || second.has(half_flags::RST)
-        || (first.has(half_flags::FIN) && second.has(half_flags::FIN))
 }
 
 /// Waits until routes have changed, and not before `from`.

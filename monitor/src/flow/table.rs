@@ -473,9 +473,7 @@ impl Flow {
 
     /// Whether nothing more is to come: aborted, or finished by both sides.
     fn is_over(&self) -> bool {
-        let halves = &self.last.state.halves;
-        halves.iter().any(|half| half.has(half_flags::RST))
-            || halves.iter().all(|half| half.has(half_flags::FIN))
+        self.last.state.is_over()
     }
 }
 
