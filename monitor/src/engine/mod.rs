@@ -2,31 +2,27 @@
 //!
 //! The daemon and `replay` drive the same [`Pipeline`]; only the clock that they pass differs.
 
+pub mod judge;
 mod ways;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use judge::Judge;
 use monitor_ebpf::flow::FlowKey;
-use ways::{Memories, Ways};
+use ways::Ways;
 
 use crate::capture::Snapshot;
-use crate::cell::{CellKey, Cells, ClientTotals};
+use crate::cell::Cells;
 use crate::config::Config;
 use crate::export::Record;
 use crate::export::record::FlowEvent;
 use crate::export::render::Context;
-use crate::flow::baseline::{Figures, Usual};
-use crate::flow::own::{Lesson, Own};
 use crate::flow::{CloseReason, Flow, FlowTable};
 use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
-use crate::path::{Route, Routes, UnitLengths};
-use crate::verdict::degraded::{Comparison, Raw, Signs, benjamini_hochberg};
-use crate::verdict::standing::{Judged, Standings, Track};
-use crate::verdict::{self, Client, LocalCounters, RiskGroups, Vote, Window};
+use crate::path::{Routes, UnitLengths};
+use crate::verdict::{self, LocalCounters};
 
 /// What was not seen in one window. Differences, not totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,8 +50,7 @@ pub struct Pipeline {
     routes: Arc<ArcSwap<Routes>>,
     host: String,
     flows: FlowTable,
-    baselines: BTreeMap<CellKey, Memories>,
-    standings: Standings,
+    judge: Judge,
     ways: Ways,
 }
 
@@ -68,8 +63,7 @@ impl Pipeline {
             routes,
             host: host.to_owned(),
             flows: FlowTable::new(unit_lengths(config)),
-            baselines: BTreeMap::new(),
-            standings: Standings::default(),
+            judge: Judge::default(),
             ways: Ways::new(unit_lengths(config)),
         }
     }
@@ -215,11 +209,17 @@ impl Pipeline {
             |block| flows.has_client_in(block),
         );
         records.extend(self.ways.summaries(end_us, &self.host));
-        let judged = self.judge(&cells, &window, missed);
+        let judged = self
+            .judge
+            .window(&cells, &window, missed, &self.ways, &self.config);
+        self.ways
+            .forget_moves(window.number, judge::span(&self.config.baseline));
         let context = self.context(end_us);
         for (key, cell) in &cells.cells {
             let clients = judged.clients.get(key).map_or(&[][..], Vec::as_slice);
-            let usual = self.usual(key, cell.route.as_ref());
+            let usual = self
+                .judge
+                .usual(key, cell.route.as_ref(), &self.config.baseline);
             records.push(context.cell(key, cell, clients, usual.as_ref(), &window));
         }
         for verdict in verdict::decide(&judged.window, local, ports, &self.config.verdict) {
@@ -248,164 +248,6 @@ impl Pipeline {
         records
     }
 
-    /// Compares every client with what is usual for its cell, and learns from the window.
-    fn judge(&mut self, cells: &Cells, window: &WindowSpan, missed: &Missed) -> Judgement {
-        let settings = self.config.clone();
-        let at = &settings.verdict;
-        let mut judgement = Judgement {
-            window: Window {
-                observations: cells.observations,
-                unrouted: cells.unrouted,
-                missed_share: missed.share(),
-                risk_groups: RiskGroups(cells.risk_groups.clone()),
-                ..Window::default()
-            },
-            clients: BTreeMap::new(),
-            undecided: BTreeMap::new(),
-        };
-
-        // What they were on another way is no measure of what they are on this one.
-        let ways = &self.ways;
-        self.standings
-            .forget(|key| ways.moved_lately(&key.prefix, window.number));
-
-        let mut compared = Vec::new();
-        let mut lessons: BTreeMap<&CellKey, Vec<Lesson>> = BTreeMap::new();
-        for (key, cell) in &cells.cells {
-            let usual = self.usual(key, cell.route.as_ref());
-            let unsure = if cell.rerouted {
-                Some(&mut judgement.window.route_changed)
-            } else if cell.is_stale() {
-                Some(&mut judgement.window.route_stale)
-            } else if usual.is_none() && self.ways.has_moved(&key.prefix) {
-                Some(&mut judgement.window.route_changed)
-            } else {
-                None
-            };
-            let learns = !cell.rerouted && !cell.is_stale();
-            if let Some(count) = unsure {
-                *count += cell.clients.len() as u64;
-                let undecided = judgement.undecided.entry(key.clone()).or_default();
-                for (address, client) in &cell.clients {
-                    let track = Track::unsettled(window.number);
-                    undecided.push(judged_client(
-                        *address,
-                        client,
-                        Comparison::default(),
-                        Signs::default(),
-                        track,
-                        window,
-                    ));
-                    if learns {
-                        let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
-                        let lesson = Lesson::unjudged(*address, figures);
-                        lessons.entry(key).or_default().push(lesson);
-                    }
-                }
-                continue;
-            }
-            let own = self.own(key, cell.route.as_ref());
-            let lessons = lessons.entry(key).or_default();
-            for (address, client) in &cell.clients {
-                let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
-                lessons.push(Lesson::unjudged(*address, figures));
-                let (Some(usual), Some(own)) = (&usual, own) else {
-                    judgement.window.without_baseline += 1;
-                    continue;
-                };
-                let usual = own.usual(*address, usual);
-                let comparison = Comparison::new(&figures, &client.to_client, &usual, at);
-                if comparison.is_comparable() {
-                    compared.push((key, *address, client, comparison));
-                } else {
-                    judgement.window.thin += 1;
-                }
-            }
-        }
-        let chances: Vec<f64> = compared.iter().map(|(.., of)| of.chance()).collect();
-        let limit = benjamini_hochberg(&chances, at.false_discovery_share);
-        let raws: Vec<_> = compared.iter().map(|(.., of)| of.judge(limit)).collect();
-        let judged: Vec<Judged<'_>> = compared
-            .iter()
-            .zip(&raws)
-            .map(|((cell, address, ..), (raw, _))| Judged {
-                cell,
-                address: *address,
-                raw: *raw,
-            })
-            .collect();
-        let tracks = self.standings.advance(&judged, window.number);
-
-        let mut unfit: BTreeSet<&CellKey> = BTreeSet::new();
-        for (((key, address, totals, comparison), (raw, signs)), track) in
-            compared.iter().zip(&raws).zip(&tracks)
-        {
-            if *raw != Raw::Good {
-                unfit.insert(key);
-            }
-            let lesson = lessons
-                .get_mut(key)
-                .and_then(|lessons| lessons.iter_mut().find(|lesson| lesson.address == *address));
-            if let Some(lesson) = lesson {
-                lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
-                lesson.good = *raw == Raw::Good;
-                lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
-            }
-            judgement
-                .clients
-                .entry((*key).clone())
-                .or_default()
-                .push(judged_client(
-                    *address,
-                    totals,
-                    *comparison,
-                    *signs,
-                    *track,
-                    window,
-                ));
-        }
-        for (key, lessons) in lessons {
-            let Some(route) = cells.cells.get(key).and_then(|cell| cell.route.as_ref()) else {
-                continue;
-            };
-            // A window in which anything looked worse than usual teaches nothing.
-            let learn = !unfit.contains(key);
-            let memories = self.baselines.entry(key.clone()).or_default();
-            memories.of(route, window.number).note(
-                window.number,
-                &lessons,
-                learn,
-                &settings.baseline,
-            );
-        }
-        self.forget(window.number);
-        judgement.vote(at.min_chunks_per_prefix);
-        judgement
-    }
-
-    /// What is usual for the clients of a cell on this way, each by itself.
-    fn own(&self, key: &CellKey, route: Option<&Arc<Route>>) -> Option<&Own> {
-        Some(self.baselines.get(key)?.on(route?)?.own())
-    }
-
-    /// What is usual for a cell on this way, where that is known.
-    fn usual(&self, key: &CellKey, route: Option<&Arc<Route>>) -> Option<Usual> {
-        self.baselines
-            .get(key)?
-            .on(route?)?
-            .usual(&self.config.baseline)
-    }
-
-    /// Drops cells that were not seen for a whole span, so that the memory stays bounded by the
-    /// prefixes that are served.
-    fn forget(&mut self, window: u64) {
-        let settings = &self.config.baseline;
-        let span = u64::from(settings.span_slots) * u64::from(settings.slot_windows);
-        self.baselines
-            .retain(|_, memories| memories.forget(window, span));
-        self.ways.forget_moves(window, span);
-    }
-
     fn idle_us(&self) -> u64 {
         u64::from(self.config.flows.idle_s) * 1_000_000
     }
@@ -425,10 +267,11 @@ impl Pipeline {
         reason: Option<CloseReason>,
         time_us: u64,
     ) -> Record {
-        let usual = flow
-            .location
-            .as_ref()
-            .and_then(|location| self.usual(&location.into(), Some(&location.route)));
+        let usual = flow.location.as_ref().and_then(|location| {
+            let settings = &self.config.baseline;
+            self.judge
+                .usual(&location.into(), Some(&location.route), settings)
+        });
         self.context(time_us)
             .flow(flow, event, reason, usual.as_ref())
     }
@@ -438,79 +281,6 @@ fn unit_lengths(config: &Config) -> UnitLengths {
     UnitLengths {
         v4: config.path.unit_length_v4,
         v6: config.path.unit_length_v6,
-    }
-}
-
-fn judged_client(
-    address: IpAddr,
-    totals: &ClientTotals,
-    comparison: Comparison,
-    signs: Signs,
-    track: Track,
-    window: &WindowSpan,
-) -> Client {
-    let to_client = &totals.to_client;
-    let busy_share =
-        to_client.busy_us as f64 / (window.length_us() * totals.observations.max(1)) as f64;
-    Client {
-        address,
-        track,
-        signs,
-        comparison,
-        chunks: to_client.chunks(),
-        observations: totals.observations,
-        rwnd_limited_share: to_client.rwnd_limited_segments as f64
-            / to_client.segments.max(1) as f64,
-        idle_share: (1.0 - busy_share).clamp(0.0, 1.0),
-    }
-}
-
-/// The clients of one window, compared, and their votes.
-struct Judgement {
-    window: Window,
-    clients: BTreeMap<CellKey, Vec<Client>>,
-    /// Clients that were not compared, because their way changed or is not known for sure. They
-    /// are no witnesses, but they are there: what is left is not all there is.
-    undecided: BTreeMap<CellKey, Vec<Client>>,
-}
-
-impl Judgement {
-    /// A vote for every prefix with at least `min_chunks`; thinner ones are pooled by
-    /// interconnect and ISP, and what is thin even then has none.
-    fn vote(&mut self, min_chunks: u32) {
-        let enough = |clients: &[Client]| {
-            clients.iter().map(|client| client.chunks).sum::<u64>() >= u64::from(min_chunks)
-        };
-        let mut pools: BTreeMap<(&str, &str, bool), Vote> = BTreeMap::new();
-        for (key, clients) in self.clients.iter().chain(&self.undecided) {
-            let vote = Vote {
-                cell: key.clone(),
-                pooled: false,
-                clients: clients.clone(),
-            };
-            if enough(clients) {
-                self.window.votes.push(vote);
-                continue;
-            }
-            pools
-                .entry((&key.interconnect, &key.isp, key.direct))
-                .and_modify(|pool| {
-                    pool.pooled = true;
-                    pool.clients.extend(clients.iter().cloned());
-                })
-                .or_insert(vote);
-        }
-        for pool in pools.into_values() {
-            if enough(&pool.clients) {
-                self.window.votes.push(pool);
-            } else {
-                self.window.thin += pool.clients.len() as u64;
-            }
-        }
-        let voting = self.window.votes.iter().flat_map(|vote| &vote.clients);
-        self.window.undecided = voting
-            .filter(|client| !client.comparison.is_comparable())
-            .count() as u64;
     }
 }
 
@@ -525,12 +295,12 @@ pub struct WindowSpan {
 impl WindowSpan {
     /// The window that ends at or shortly before `end_us`; one that was cut short, at the start
     /// or the end of the daemon, is the one that `end_us` is in.
-    fn ending(end_us: u64, length_s: u32) -> Self {
+    pub fn ending(end_us: u64, length_s: u32) -> Self {
         Self::at(end_us.saturating_sub(1), length_s)
     }
 
     /// The window that `time_us` is in.
-    fn at(time_us: u64, length_s: u32) -> Self {
+    pub fn at(time_us: u64, length_s: u32) -> Self {
         let length_us = u64::from(length_s) * 1_000_000;
         let number = time_us / length_us.max(1);
         Self {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::judge::Moves;
 use crate::cell::Cells;
 use crate::export::Record;
 use crate::export::route::{Moved, RouteLog};
@@ -142,18 +143,6 @@ impl Ways {
         self.log.end_of_window(end_us, host)
     }
 
-    /// Whether traffic to the prefix took another way in this window or shortly before.
-    pub fn moved_lately(&self, prefix: &IpNet, window: u64) -> bool {
-        self.moved
-            .get(prefix)
-            .is_some_and(|moved| window <= moved + SET_ASIDE_WINDOWS)
-    }
-
-    /// Whether traffic to the prefix ever took another way, as far as is remembered.
-    pub fn has_moved(&self, prefix: &IpNet) -> bool {
-        self.moved.contains_key(prefix)
-    }
-
     /// Forgets what moved before `span` windows.
     pub fn forget_moves(&mut self, window: u64, span: u64) {
         self.moved
@@ -175,6 +164,18 @@ impl Ways {
         if let Some(history) = &mut self.history {
             history.extend(news);
         }
+    }
+}
+
+impl Moves for Ways {
+    fn moved_lately(&self, prefix: &IpNet, window: u64) -> bool {
+        self.moved
+            .get(prefix)
+            .is_some_and(|moved| window <= moved + SET_ASIDE_WINDOWS)
+    }
+
+    fn has_moved(&self, prefix: &IpNet) -> bool {
+        self.moved.contains_key(prefix)
     }
 }
 
