@@ -161,6 +161,13 @@ fn take(news: News) -> u64 {
             check(&state);
             0
         }
+        News::Chunk(report) => {
+            assert_ne!(
+                report.chunk.number, 0,
+                "a chunk that never began is reported"
+            );
+            0
+        }
         News::Removed(removed) => {
             check(&removed.state());
             1

@@ -47,10 +47,13 @@ pub enum Counter {
     ReportsSent,
     /// Reports the ring buffer had no room for; the figures are in the next one.
     ReportsLost,
+    ChunksSent,
+    /// Chunks the ring buffer had no room for.
+    ChunksLost,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = Counter::ReportsLost as usize + 1;
+pub const COUNTERS: usize = Counter::ChunksLost as usize + 1;
 
 /// The counters of one CPU, indexed by [`Counter`].
 pub type Counters = [u64; COUNTERS];
@@ -73,6 +76,8 @@ pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "flows_reused",
     "reports_sent",
     "reports_lost",
+    "chunks_sent",
+    "chunks_lost",
 ];
 
 impl From<Reason> for Counter {

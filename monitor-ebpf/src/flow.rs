@@ -8,6 +8,8 @@
 //! All counters are cumulative and wrap; a reader takes differences between two copies that have
 //! the same [`FlowState::generation`].
 
+use crate::chunk::Chunk;
+
 /// RTT bins a direction: 16 octaves from 64 µs to 4.2 s, four bins an octave.
 pub const RTT_BINS: usize = 64;
 /// log2 of the lower edge of the first RTT bin, in µs.
@@ -219,6 +221,11 @@ pub struct Half {
     /// Highest sequence number sent << 32 | coarse time of our last packet with data or a FIN, in
     /// ticks (`sequence::ticks`).
     pub latest: u64,
+    /// Latest request, of a client: one past its last byte << 32 | when it began in µs; 0: none.
+    pub request: u64,
+    /// Highest ACK we sent that left nothing of the other side's outstanding << 32 | when, in µs;
+    /// 0: none. Not when it was of a FIN alone.
+    pub drained: u64,
 
     // About this direction's own packets.
     /// Coarse monotonic time of the last packet, ns.
@@ -312,7 +319,10 @@ pub struct Half {
     pub rtt_bins: [u16; RTT_BINS],
     /// One past the highest sequence number of a hole that was forgotten.
     pub gaps_forgotten: u32,
-    pub reserved: [u32; 3],
+    /// When our window opened again after it was closed, coarse, in ticks.
+    pub reopened: u32,
+    /// The chunk that our data is in.
+    pub chunk: Chunk,
 }
 
 /// Bits of [`Half::flags`].
@@ -402,6 +412,14 @@ impl FlowState {
         }
     }
 
+    /// `(own, peer)` of `direction`, to be read.
+    #[inline(always)]
+    pub fn halves(&self, direction: usize) -> (&Half, &Half) {
+        let first = self.halves.as_ptr();
+        // SAFETY: as in `halves_mut`.
+        unsafe { (&*first.add(direction & 1), &*first.add((direction & 1) ^ 1)) }
+    }
+
     /// Coarse monotonic time of the last packet in either direction, ns.
     pub fn last_seen_ns(&self) -> u64 {
         self.halves[0].last_seen_ns.max(self.halves[1].last_seen_ns)
@@ -422,6 +440,8 @@ impl Half {
         burst: 0,
         acked: 0,
         latest: 0,
+        request: 0,
+        drained: 0,
         last_seen_ns: 0,
         bytes: 0,
         retransmitted_bytes: 0,
@@ -487,7 +507,8 @@ impl Half {
         }; GAPS],
         rtt_bins: [0; RTT_BINS],
         gaps_forgotten: 0,
-        reserved: [0; 3],
+        reopened: 0,
+        chunk: Chunk::EMPTY,
     };
 
     /// How long the clock of this side's timestamps (RFC 7323) stands still between two values,
@@ -513,8 +534,8 @@ impl Half {
 // The layout is what the kernel's map, the ring buffer and the daemon share.
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<SocketFigures>() == 64);
-const _: () = assert!(size_of::<Half>() == 512 && align_of::<Half>() == 64);
-const _: () = assert!(size_of::<FlowState>() == 1152 && align_of::<FlowState>() == 64);
+const _: () = assert!(size_of::<Half>() == 576 && align_of::<Half>() == 64);
+const _: () = assert!(size_of::<FlowState>() == 1280 && align_of::<FlowState>() == 64);
 
 /// The bin of an RTT of `rtt_us`: four an octave, linear within the octave. Below 64 µs is bin
 /// 0, above 4.2 s the last one.

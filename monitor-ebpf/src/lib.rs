@@ -5,6 +5,7 @@
 //! packet   IPv4 or IPv6 -> TCP and its options                                  : Segment
 //! select   is it watched? ports, prefixes, a sample of the flows
 //! tracker  FlowState x Segment x time -> RTT samples, loss classes, timers, slow-start features
+//! chunk    requests and the responses they get                                   : Chunk
 //! observe  all of it for one packet, with the tables and the report
 //! ```
 //!
@@ -14,6 +15,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod bench;
+pub mod chunk;
 pub mod counters;
 pub mod flow;
 mod link;

@@ -1,6 +1,7 @@
 //! From a packet to its flow's state: parse, select, find or admit the flow, track, report.
 
 use crate::{
+    chunk,
     counters::{Counter, Reason},
     flow::{FlowKey, FlowState, Half, SocketFigures, half_flags as is},
     options,
@@ -33,6 +34,11 @@ pub trait Packet: Frame + Clock {
     /// The next sequence number that socket has not sent yet (`tcp_sock.snd_nxt`): it advances
     /// after the packet has passed this hook.
     fn socket_snd_nxt(&self) -> Option<u32>;
+    /// Whether that is `sequence`.
+    #[inline(always)]
+    fn socket_sends_next(&self, sequence: u32) -> bool {
+        self.socket_snd_nxt() == Some(sequence)
+    }
     /// The figures of that socket.
     fn socket_figures(&self, figures: &mut SocketFigures);
 }
@@ -52,6 +58,9 @@ pub trait Tables: Watch {
     fn parsed(&self) -> Option<*mut Parsed>;
     /// Hands a copy to the daemon. `false`: no room.
     fn report(&self, state: &FlowState) -> bool;
+    /// Tells the daemon of the chunk that `direction`'s data was in up to `end`, which is over
+    /// (see [`chunk::describe`]). `false`: no room.
+    fn chunk(&self, state: &FlowState, direction: usize, end: u32, time_ns: u64) -> bool;
     fn count(&self, counter: Counter);
 }
 
@@ -168,9 +177,10 @@ fn update<P: Packet, T: Tables>(
     let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
     let retransmitted_before = own.retransmitted_segments;
     let ended_before = own.flags & (is::FIN | is::RST);
+    let (burst_before, acked_before) = (own.burst, own.acked);
     let first_transmission = local_sender
         && tracker::repeats(own, segment)
-        && packet.socket_snd_nxt() == Some(segment.sequence);
+        && packet.socket_sends_next(segment.sequence);
     let sighting = Sighting {
         hook: packet.hook(),
         coarse_ns,
@@ -182,16 +192,53 @@ fn update<P: Packet, T: Tables>(
         return;
     }
     let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);
-    let (own, _) = state.halves_mut(direction);
+    let (own, peer) = state.halves_mut(direction);
     let ended = own.flags & (is::FIN | is::RST) & !ended_before != 0;
     let due = ended || waited_ns >= settings.report_interval_ns;
-    if local_sender && (due || own.retransmitted_segments != retransmitted_before) {
+    chunk::reopens(own, peer, acked_before, coarse_ns);
+    let begins =
+        segment.payload_len > 0 && chunk::data(own, peer, segment, burst_before, coarse_ns, packet);
+    if local_sender && (due || begins || own.retransmitted_segments != retransmitted_before) {
         packet.socket_figures(&mut state.socket);
+    }
+    if begins {
+        next_chunk(packet, tables, state, direction, segment, burst_before);
     }
     if due {
         state.last_report_ns = coarse_ns;
         report(tables, state);
     }
+}
+
+/// The chunk that ended with `burst` goes to the daemon, and one begins with this packet.
+#[inline(always)]
+fn next_chunk<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    state: &mut FlowState,
+    direction: usize,
+    segment: &Segment,
+    burst: u64,
+) {
+    let start = if burst == 0 {
+        segment.sequence
+    } else {
+        high(burst)
+    };
+    let (own, _) = state.halves_mut(direction);
+    if own.chunk.number != 0 {
+        let counter = if tables.chunk(state, direction, start, packet.precise_ns()) {
+            Counter::ChunksSent
+        } else {
+            Counter::ChunksLost
+        };
+        tables.count(counter);
+    }
+    let socket = &state.socket;
+    let cwnd = socket.snd_cwnd.wrapping_mul(socket.mss_cache);
+    let (own, peer) = state.halves_mut(direction);
+    let cwnd = if own.has(is::LOCAL_SENDER) { cwnd } else { 0 };
+    chunk::begin(own, peer, start, cwnd);
 }
 
 #[inline(always)]
@@ -347,6 +394,7 @@ fn resume(own: &mut Half, first: &Pending, coarse_ns: u64) {
         own.flags |= is::SEQUENCE_KNOWN;
         own.burst = pack(first.end, sent_us);
         own.latest = pack(first.end, ticks(coarse_ns));
+        own.request = own.burst;
     }
     if segment.has(tcp_flags::ACK) && !segment.has(tcp_flags::SYN) {
         own.flags |= is::ACK_KNOWN;

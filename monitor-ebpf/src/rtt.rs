@@ -35,12 +35,18 @@ const ACK_DELAY_MAX_US: u32 = 500_000;
 /// `FLAG_ACK_MAYBE_DELAYED`.)
 #[inline(always)]
 pub fn is_delayed(half: &Half, rtt_us: u32) -> bool {
-    let shortest_us = shorter(half.handshake_rtt_us, half.rtt_current.rtt_min_us);
-    let shortest_us = shorter(shortest_us, half.rtt_previous.rtt_min_us);
+    let shortest_us = shortest_us(half);
     let excess_us = rtt_us.wrapping_sub(shortest_us);
     shortest_us != 0
         && rtt_us > shortest_us
         && (ACK_DELAY_MIN_US..=ACK_DELAY_MAX_US).contains(&excess_us)
+}
+
+/// The flow's shortest RTT that is remembered, µs; 0: none.
+#[inline(always)]
+pub fn shortest_us(half: &Half) -> u32 {
+    let shortest_us = shorter(half.handshake_rtt_us, half.rtt_current.rtt_min_us);
+    shorter(shortest_us, half.rtt_previous.rtt_min_us)
 }
 
 /// The lesser of two RTTs of which 0 is none.

@@ -4,6 +4,7 @@
 //! packets need none.
 
 use crate::{
+    chunk,
     flow::{FlowState, Half, STAMP_CLOCK_MASK, STAMP_DOUBLINGS_SHIFT, half_flags as is},
     loss, options,
     packet::{Segment, tcp_flags},
@@ -247,6 +248,9 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
             let now_us = time.now_us();
             if completes_sample {
                 sequence_sample(own, peer, segment, sample, advance, now_us, time);
+            }
+            if completes_burst {
+                own.drained = chunk::drained(own, peer, ack, advance, time.now_ns());
             }
             if completes_burst && let Some(busy_us) = rtt::elapsed(low(peer.burst), now_us) {
                 own.busy_us = own.busy_us.wrapping_add(u64::from(busy_us));

@@ -31,6 +31,7 @@ static BENCH_PACKETS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Rewrites and passes.
 #[classifier]
+#[inline(always)]
 pub fn bench_empty(ctx: TcContext) -> i32 {
     rewrite(&ctx);
     TC_ACT_UNSPEC
@@ -38,6 +39,7 @@ pub fn bench_empty(ctx: TcContext) -> i32 {
 
 /// Parses and selects.
 #[classifier]
+#[inline(always)]
 pub fn bench_parse(ctx: TcContext) -> i32 {
     rewrite(&ctx);
     parse_only(&ctx);
@@ -47,6 +49,7 @@ pub fn bench_parse(ctx: TcContext) -> i32 {
 /// Parses, selects, looks the flow up in our own map and reads the clock: the least that any
 /// monitor with a state per flow and a time must do.
 #[classifier]
+#[inline(always)]
 pub fn bench_reference(ctx: TcContext) -> i32 {
     rewrite(&ctx);
     if parse_only(&ctx).is_some()
@@ -63,6 +66,7 @@ pub fn bench_reference(ctx: TcContext) -> i32 {
 
 /// All we do.
 #[classifier]
+#[inline(always)]
 pub fn bench_lastmile(ctx: TcContext) -> i32 {
     rewrite(&ctx);
     if let Err(reason) = observe(&Skb::new(ctx.skb.skb, false), Link::Ethernet, &Maps) {

@@ -9,6 +9,7 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_ebpf::{
+    chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState},
     observe::{Pending, Tables},
@@ -130,8 +131,20 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn chunk(&self, state: &FlowState, direction: usize, end: u32, time_ns: u64) -> bool {
+        let Some(mut entry) = REPORTS.reserve::<ChunkReport>(0) else {
+            return false;
+        };
+        // SAFETY: as long as a report, and every field is written before anyone reads it.
+        let report = unsafe { &mut *entry.as_mut_ptr() };
+        chunk::describe(report, state, direction, end, time_ns);
+        entry.submit(0);
+        true
+    }
+
+    #[inline(always)]
     fn count(&self, counter: Counter) {
-        const { assert!(Counter::ReportsLost as usize == COUNTERS - 1) };
+        const { assert!(Counter::ChunksLost as usize == COUNTERS - 1) };
         if let Some(counts) = COUNTS.get_ptr_mut(0) {
             // SAFETY: this CPU's own entry, and `counter` is below its length.
             unsafe {

@@ -192,6 +192,16 @@ impl Packet for Skb {
         Some(self.tcp_socket()?.snd_nxt)
     }
 
+    /// Of an `Option` without a number LLVM compares the number all the same, which was never
+    /// written: the verifier refuses that.
+    #[inline(always)]
+    fn socket_sends_next(&self, sequence: u32) -> bool {
+        match self.tcp_socket() {
+            Some(tcp) => tcp.snd_nxt == sequence,
+            None => false,
+        }
+    }
+
     #[inline(always)]
     fn socket_figures(&self, figures: &mut SocketFigures) {
         let Some(tcp) = self.tcp_socket() else {

@@ -80,12 +80,12 @@ fn ownership_moves_after_five_seconds_of_silence() {
 fn the_figures_of_a_socket_are_taken_when_they_are_reported_or_needed() {
     let mut wire = Wire::established();
     let packets = [
-        (40_000, wire.server().data(0, 100), 0),
-        // A retransmission; then the interval is over; then nothing; then the end.
-        (300_000, wire.server().data(0, 100), 1),
-        (1_200_000, wire.server().data(100, 9), 2),
-        (1_300_000, wire.server().data(109, 9), 2),
-        (1_400_000, wire.server().fin(118), 3),
+        // A chunk begins; a retransmission; then the interval is over; then nothing; then the end.
+        (40_000, wire.server().data(0, 100), 1),
+        (300_000, wire.server().data(0, 100), 2),
+        (1_200_000, wire.server().data(100, 9), 3),
+        (1_300_000, wire.server().data(109, 9), 3),
+        (1_400_000, wire.server().fin(118), 4),
     ];
     for (at_us, packet, sightings) in packets {
         wire.sends(at_us, packet, wire.server_isn);

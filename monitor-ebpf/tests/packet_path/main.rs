@@ -4,6 +4,7 @@
 mod support;
 
 mod admission;
+mod chunks;
 mod clocks;
 mod handshake;
 mod hooks;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use monitor_ebpf::{
+    chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters, Reason},
     flow::{Address, FlowKey, FlowState, SocketFigures},
     observe::{self, Pending, Tables as _, observe},
@@ -122,6 +123,7 @@ pub struct Tables {
     flows: RefCell<HashMap<FlowKey, Box<FlowState>>>,
     pending: RefCell<HashMap<FlowKey, Box<Pending>>>,
     reports: RefCell<Vec<FlowState>>,
+    chunks: RefCell<Vec<ChunkReport>>,
     counters: Cell<Counters>,
     parsed: UnsafeCell<Parsed>,
 }
@@ -137,6 +139,7 @@ impl Default for Tables {
             flows: RefCell::default(),
             pending: RefCell::default(),
             reports: RefCell::default(),
+            chunks: RefCell::default(),
             counters: Cell::new([0; COUNTERS]),
             parsed: UnsafeCell::new(Parsed::EMPTY),
         }
@@ -169,6 +172,10 @@ impl Tables {
 
     pub fn take_reports(&self) -> Vec<FlowState> {
         self.reports.take()
+    }
+
+    pub fn take_chunks(&self) -> Vec<ChunkReport> {
+        self.chunks.take()
     }
 
     pub fn counter(&self, counter: Counter) -> u64 {
@@ -232,6 +239,15 @@ impl observe::Tables for Tables {
     fn report(&self, state: &FlowState) -> bool {
         if self.reports_fit {
             self.reports.borrow_mut().push(*state);
+        }
+        self.reports_fit
+    }
+
+    fn chunk(&self, state: &FlowState, direction: usize, end: u32, time_ns: u64) -> bool {
+        if self.reports_fit {
+            let mut report = ChunkReport::default();
+            chunk::describe(&mut report, state, direction, end, time_ns);
+            self.chunks.borrow_mut().push(report);
         }
         self.reports_fit
     }

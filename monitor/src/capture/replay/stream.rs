@@ -36,7 +36,7 @@ const HOST: &str = "replay";
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// How many flows are held, 1.1 KiB each, so that a capture of any length and kind is read in
+/// How many flows are held, 1.3 KiB each, so that a capture of any length and kind is read in
 /// bounded memory.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -284,6 +284,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         for news in self.tables.take_news() {
             match news {
                 News::Report(state) => self.read(&state, self.clock.now_ns()),
+                News::Chunk(_) => {}
                 News::Removed(removed) => self.close(&removed),
             }
             if self.records.len() >= RECORDS_AT_ONCE {

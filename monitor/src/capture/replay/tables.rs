@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use monitor_ebpf::{
+    chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState, half_flags},
     observe::{Pending, Tables, from_pending},
@@ -71,6 +72,8 @@ pub struct Removed {
 pub enum News {
     /// A copy of a state that goes on.
     Report(Box<FlowState>),
+    /// A chunk that is over.
+    Chunk(Box<ChunkReport>),
     Removed(Removed),
 }
 
@@ -454,6 +457,13 @@ impl Tables for HostTables {
         if self.settings.report_interval_ns != NO_REPORTS {
             self.reported(state);
         }
+        true
+    }
+
+    fn chunk(&self, state: &FlowState, direction: usize, end: u32, time_ns: u64) -> bool {
+        let mut report = Box::<ChunkReport>::default();
+        chunk::describe(&mut report, state, direction, end, time_ns);
+        self.news.borrow_mut().push(News::Chunk(report));
         true
     }
 
