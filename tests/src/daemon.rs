@@ -47,13 +47,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Writes its configuration below `folder`, beside the files about routes, starts `lastmile run` in the video
-    /// host's namespace and waits until it is ready. From then on the log goes to `log` and,
+    /// Writes its configuration below `folder`, beside the files about routes, starts `program run`
+    /// in the video host's namespace and waits until it is ready. From then on the log goes to `log` and,
     /// line by line, to the returned channel.
     ///
     /// # Errors
     /// If a file cannot be written, or the daemon is missing or does not get ready.
     pub fn start(
+        program: &Path,
         scenario: &Scenario,
         plan: &Plan,
         folder: &Path,
@@ -67,15 +68,16 @@ impl Daemon {
         let notify_path = folder.join("notify");
         let notify = UnixDatagram::bind(&notify_path)
             .with_context(|| format!("cannot listen on {}", notify_path.display()))?;
+        let program = program.to_owned();
         let start = netns::enter(VIDEO, move || {
-            Command::new("lastmile")
+            Command::new(&program)
                 .args(["run", "--config"])
                 .arg(&path)
                 .env("NOTIFY_SOCKET", &notify_path)
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()
-                .context("cannot run lastmile")
+                .with_context(|| format!("cannot run {}", program.display()))
         })?;
         let mut child = netns::join(start)?;
         let stdout = child
@@ -147,16 +149,19 @@ impl Daemon {
     }
 }
 
-/// Has `lastmile` itself hold every line of its log to its schema.
+/// Found through `PATH`.
+pub const PROGRAM: &str = "lastmile";
+
+/// Has the program itself hold every line of its log to its schema.
 ///
 /// # Errors
 /// If it cannot be run, or refuses a line: it says on stderr which one and why.
-pub fn check_log(log: &Path) -> Result<()> {
-    let status = Command::new("lastmile")
+pub fn check_log(program: &Path, log: &Path) -> Result<()> {
+    let status = Command::new(program)
         .args(["schema", "--check"])
         .arg(log)
         .status()
-        .context("cannot run lastmile")?;
+        .with_context(|| format!("cannot run {}", program.display()))?;
     ensure!(
         status.success(),
         "a line of {} is not as the log's schema says",
@@ -184,7 +189,8 @@ fn configuration(scenario: &Scenario, plan: &Plan) -> Table {
     table
 }
 
-fn lay_over(below: &mut Table, above: &Table) {
+/// Lays one table over another, key by key.
+pub fn lay_over(below: &mut Table, above: &Table) {
     for (key, value) in above {
         match (below.get_mut(key), value) {
             (Some(Value::Table(below)), Value::Table(above)) => lay_over(below, above),

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::addresses::VIDEO;
 use crate::cross::{self, Running};
-use crate::daemon::{Daemon, Event, check_log};
+use crate::daemon::{Daemon, Event, PROGRAM, check_log};
 use crate::judge::{Outcome, Said, judge};
 use crate::netns;
 use crate::plan::Plan;
@@ -70,7 +70,13 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     let server = Server::start(&scenario.video, work)?;
     let log_file = options.out.join("lastmile.jsonl");
     let daemon = if options.daemon {
-        Some(Daemon::start(scenario, &plan, work, &log_file)?)
+        Some(Daemon::start(
+            Path::new(PROGRAM),
+            scenario,
+            &plan,
+            work,
+            &log_file,
+        )?)
     } else {
         None
     };
@@ -101,7 +107,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     drop(silence);
     if let Some((daemon, events)) = daemon {
         daemon.stop(&events, |line| log.line(line))?;
-        check_log(&log_file)?;
+        check_log(Path::new(PROGRAM), &log_file)?;
     }
     if let Some(error) = log.broken {
         return Err(error);

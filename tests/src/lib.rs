@@ -9,6 +9,8 @@
 //! makes sure that the truth was true. [`judge`] then compares what the daemon said
 //! ([`verdict`]) with it, [`show`] tells a person, and [`guest`] conducts all this inside the
 //! machine that is the network.
+//!
+//! [`video`] is about real video in the same network: recorded quality, TLS, HTTP/2, real players.
 
 pub mod addresses;
 pub mod cross;
@@ -30,5 +32,6 @@ pub mod scenario;
 pub mod show;
 pub mod stage;
 pub mod verdict;
+pub mod video;
 pub mod web;
 pub mod wiring;

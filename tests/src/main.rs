@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
+use lastmile_lab::daemon::PROGRAM;
 use lastmile_lab::guest::{self, Options};
 use lastmile_lab::routes::Source;
 use lastmile_lab::scenario::Scenario;
+use lastmile_lab::video::run;
 
 /// Holds lastmile's verdicts against the truth, in a small internet of network namespaces.
 #[derive(Parser)]
@@ -27,6 +30,19 @@ enum Command {
         #[arg(long, value_enum)]
         routes: Option<Source>,
     },
+    /// Play real video among other traffic here, and hold what the daemon says of it against the
+    /// web server's log. Needs root and changes the machine's network namespaces and root's SSH
+    /// keys: meant for a virtual machine of its own.
+    Video {
+        /// Folder of an HLS ladder, with its master.m3u8.
+        ladder: PathBuf,
+        /// Folder for the results.
+        #[arg(long, default_value = "/out")]
+        out: PathBuf,
+        /// Leave root's SSH keys alone: nobody types.
+        #[arg(long)]
+        no_ssh: bool,
+    },
     /// Check a scenario and print its name and duration as one JSON object.
     Describe {
         /// A built-in scenario's name, or the path of a scenario file.
@@ -38,40 +54,66 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Command::parse();
-    let (Command::Guest {
-        scenario, routes, ..
-    }
-    | Command::Describe { scenario, routes }) = &command;
-    let loaded = Scenario::load(scenario).and_then(|scenario| match routes {
-        Some(routes) => scenario.with_routes(*routes),
-        None => Ok(scenario),
-    });
-    let scenario = match loaded {
-        Ok(scenario) => scenario,
+    let done = match Command::parse() {
+        Command::Guest {
+            scenario,
+            out,
+            no_daemon,
+            routes,
+        } => load(&scenario, routes).map(|scenario| {
+            let options = Options {
+                out,
+                daemon: !no_daemon,
+            };
+            guest::run(&scenario, &options)
+        }),
+        Command::Video {
+            ladder,
+            out,
+            no_ssh,
+        } => Ok(play_video(ladder, out, !no_ssh)),
+        Command::Describe { scenario, routes } => load(&scenario, routes).map(|scenario| {
+            println!("{}", scenario.description());
+            Ok(true)
+        }),
+    };
+    let done = match done {
+        Ok(done) => done,
         Err(error) => {
             eprintln!("lab: {error:#}");
             return ExitCode::from(2);
         }
     };
-    match command {
-        Command::Describe { .. } => {
-            println!("{}", scenario.description());
-            ExitCode::SUCCESS
-        }
-        Command::Guest { out, no_daemon, .. } => {
-            let options = Options {
-                out,
-                daemon: !no_daemon,
-            };
-            match guest::run(&scenario, &options) {
-                Ok(true) => ExitCode::SUCCESS,
-                Ok(false) => ExitCode::FAILURE,
-                Err(error) => {
-                    eprintln!("lab: {error:#}");
-                    ExitCode::FAILURE
-                }
-            }
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
         }
     }
+}
+
+fn load(scenario: &str, routes: Option<Source>) -> Result<Scenario> {
+    let scenario = Scenario::load(scenario)?;
+    match routes {
+        Some(routes) => scenario.with_routes(routes),
+        None => Ok(scenario),
+    }
+}
+
+fn play_video(ladder: PathBuf, out: PathBuf, ssh: bool) -> Result<bool> {
+    let played = run::play(&run::Options {
+        ladder,
+        program: PROGRAM.into(),
+        daemon: String::new(),
+        ssh,
+        out,
+    })?;
+    println!(
+        "{} files, {} entries",
+        played.files.len(),
+        played.entries.len()
+    );
+    Ok(true)
 }

@@ -48,6 +48,21 @@ pub fn build(plan: &Plan) -> Result<()> {
     })
 }
 
+/// Removes every namespace of the plan that is there, and with them all links.
+///
+/// # Errors
+/// If `ip` is missing or refuses one.
+pub fn remove(plan: &Plan) -> Result<()> {
+    let namespaces = plan.namespaces();
+    let there = namespaces
+        .iter()
+        .filter(|namespace| Path::new(NETNS).join(&namespace.name).exists());
+    let lines: Vec<String> = there
+        .map(|namespace| format!("netns del {}", namespace.name))
+        .collect();
+    batch("ip", None, &lines)
+}
+
 fn configure(namespace: &Namespace) -> Result<()> {
     let set_up = || {
         if namespace.forwards {

@@ -103,6 +103,7 @@ pub fn run(kernel: Option<Kernel>, arguments: &[String]) -> Result<ExitCode> {
         binaries: vec![example],
         files: Vec::new(),
         routers: false,
+        video: false,
         streams: Vec::new(),
         time_limit: TIME_LIMIT,
         out_dir: cargo::workspace().join("target/vm-bench"),

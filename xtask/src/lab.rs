@@ -86,8 +86,8 @@ impl Scenario {
 
 /// The programs that a machine needs to play scenarios.
 pub struct Programs {
-    lastmile: PathBuf,
-    lab: PathBuf,
+    pub lastmile: PathBuf,
+    pub lab: PathBuf,
 }
 
 impl Programs {
@@ -240,6 +240,7 @@ pub fn play(
         ],
         files: vec![(played.scenario.file.clone(), SCENARIO.into())],
         routers: description.routers,
+        video: false,
         streams: Vec::new(),
         time_limit: description.duration + TIME_BESIDES,
         out_dir,

@@ -4,7 +4,8 @@
 //!   downloaded with the machine's own apt and unpacked below the cache root ([`cache`], [`apt`]);
 //!   nothing is installed.
 //! - [`vm`] boots a real kernel in QEMU with an initramfs of its own and runs one command in it.
-//! - [`lab`] builds lastmile and the lab and plays a scenario in the VM.
+//! - [`lab`] builds lastmile and the lab and plays a scenario in the VM; [`video`] has real video
+//!   played there ([`ladder`]), among other traffic.
 //! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs, and how fast
 //!   captures are read; [`fuzz`] looks for bytes that break something; [`conformance`] holds what we
 //!   say of captures against tshark and tcptrace.
@@ -18,12 +19,14 @@ mod conformance;
 mod fuzz;
 mod kernel;
 mod lab;
+mod ladder;
 mod process;
 mod programs;
 mod requirements;
 mod setup;
 mod test;
 mod toolchain;
+mod video;
 mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -65,6 +68,13 @@ enum Task {
         /// Where the daemon learns the routes from, instead of what the scenario says
         #[arg(long, value_enum)]
         routes: Option<Routes>,
+        /// The kernel that the machine boots
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
+    },
+    /// Play real video among web, SSH and bulk traffic in a virtual machine, and hold what is said
+    /// of it against the web server's log: chunks, HDratio, sessions, and which flows are video
+    Video {
         /// The kernel that the machine boots
         #[arg(long, value_enum, default_value_t)]
         kernel: Kernel,
@@ -157,6 +167,7 @@ fn run(task: Task) -> Result<ExitCode> {
             routes,
             kernel,
         } => lab::run(&scenario, routes, kernel),
+        Task::Video { kernel } => video::run(kernel),
         Task::Test { names } => test::run(&names),
         Task::Conformance { folder, write_docs } => {
             conformance::run(&conformance::Request { folder, write_docs })

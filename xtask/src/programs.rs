@@ -56,6 +56,8 @@ pub enum Bundle {
     /// BGP daemons, readers of what they say and Prometheus, for tests, and for scenarios with
     /// routers.
     Routing,
+    /// What makes real video, and the SSH that must not be taken for it.
+    Video,
 }
 
 const MACHINE: [Program; 11] = [
@@ -93,14 +95,22 @@ const ROUTING: [Program; 9] = [
     Program::new("prometheus", "prometheus"),
 ];
 
+const VIDEO: [Program; 4] = [
+    Program::new("ffmpeg", "ffmpeg"),
+    Program::new("dropbear", "dropbear-bin"),
+    Program::new("dbclient", "dropbear-bin"),
+    Program::new("dropbearkey", "dropbear-bin"),
+];
+
 impl Bundle {
-    pub const ALL: [Self; 2] = [Self::Machine, Self::Routing];
+    pub const ALL: [Self; 3] = [Self::Machine, Self::Routing, Self::Video];
 
     /// The folder of the cache with these programs, unpacked.
     fn folder(self) -> &'static str {
         match self {
             Self::Machine => "programs",
             Self::Routing => "routing-programs",
+            Self::Video => "video-programs",
         }
     }
 
@@ -108,6 +118,7 @@ impl Bundle {
         match self {
             Self::Machine => &MACHINE,
             Self::Routing => &ROUTING,
+            Self::Video => &VIDEO,
         }
     }
 
@@ -175,12 +186,17 @@ impl FoundProgram {
 }
 
 /// Where packages have their shared libraries, with the top-level links merged or not.
-const LIBRARY_FOLDERS: [&str; 4] = [
+const LIBRARY_FOLDERS: [&str; 7] = [
     "usr/lib/x86_64-linux-gnu",
     "lib/x86_64-linux-gnu",
     // Where programs of systemd and of FRR look by themselves when they are installed.
     "usr/lib/x86_64-linux-gnu/systemd",
     "usr/lib/x86_64-linux-gnu/frr",
+    // Where an installation would choose among several, and where PulseAudio keeps its own; ffmpeg
+    // is linked with all of them.
+    "usr/lib/x86_64-linux-gnu/blas",
+    "usr/lib/x86_64-linux-gnu/lapack",
+    "usr/lib/x86_64-linux-gnu/pulseaudio",
 ];
 
 /// Where unpacked packages have their shared libraries.

@@ -10,6 +10,7 @@ use crate::{
     cache::Cache,
     conformance::{self, CAPTURES_VARIABLE},
     kernel::Kernel,
+    ladder,
     programs::{self, Bundle},
     toolchain,
 };
@@ -22,6 +23,8 @@ pub enum Requirement {
     Programs(Bundle),
     /// What our figures are held against.
     Analysers,
+    /// The video that is played.
+    Ladder,
     Kernel(Kernel),
 }
 
@@ -32,6 +35,7 @@ impl Requirement {
         [Self::BpfToolchain]
             .into_iter()
             .chain(Bundle::ALL.map(Self::Programs))
+            .chain([Self::Ladder])
             .chain(captures)
             .chain(Kernel::ALL.map(Self::Kernel))
             .collect()
@@ -42,7 +46,9 @@ impl Requirement {
             Self::BpfToolchain => "BPF toolchain".to_owned(),
             Self::Programs(Bundle::Machine) => "programs".to_owned(),
             Self::Programs(Bundle::Routing) => "BGP daemons and Prometheus".to_owned(),
+            Self::Programs(Bundle::Video) => "ffmpeg and dropbear".to_owned(),
             Self::Analysers => "analysers".to_owned(),
+            Self::Ladder => "video".to_owned(),
             Self::Kernel(kernel) => format!("Linux {}", kernel.version()),
         }
     }
@@ -60,12 +66,18 @@ impl Requirement {
                 match bundle {
                     Bundle::Machine => "for the virtual machine",
                     Bundle::Routing => "for tests, and for scenarios with live routes",
+                    Bundle::Video => "for tests with real video, and with SSH beside it",
                 },
                 programs::packages(bundle.missing(cache)).join(", ")
             ),
             Self::Analysers => format!(
                 "for captures, whose figures ours are held against: {}",
                 conformance::programs::missing(cache).join(", ")
+            ),
+            Self::Ladder => format!(
+                "{} s of HLS at {} bitrates, encoded here by ffmpeg",
+                ladder::LENGTH_S,
+                ladder::RENDITIONS.len()
             ),
             Self::Kernel(_) => "boots in the virtual machine: Debian's cloud kernel".to_owned(),
         }
@@ -77,7 +89,9 @@ impl Requirement {
             Self::BpfToolchain => 140,
             Self::Programs(Bundle::Machine) => 19,
             Self::Programs(Bundle::Routing) => 38,
+            Self::Programs(Bundle::Video) => 58,
             Self::Analysers => 22,
+            Self::Ladder => 0,
             Self::Kernel(kernel) => kernel.download_mb(),
         }
     }
@@ -88,7 +102,9 @@ impl Requirement {
             Self::BpfToolchain => 550,
             Self::Programs(Bundle::Machine) => 90,
             Self::Programs(Bundle::Routing) => 172,
+            Self::Programs(Bundle::Video) => 161,
             Self::Analysers => 124,
+            Self::Ladder => 47,
             Self::Kernel(Kernel::V6_1) => 106,
             Self::Kernel(Kernel::V6_12) => 37,
         }
@@ -105,6 +121,7 @@ impl Requirement {
                 .is_some()),
             Self::Programs(bundle) => Ok(bundle.missing(cache).is_empty()),
             Self::Analysers => Ok(conformance::programs::missing(cache).is_empty()),
+            Self::Ladder => Ok(ladder::is_there(cache)),
             Self::Kernel(kernel) => Ok(kernel.files(cache).is_ok()),
         }
     }
@@ -118,13 +135,18 @@ impl Requirement {
             Self::BpfToolchain => toolchain::obtain(cache, places),
             Self::Programs(bundle) => bundle.obtain(cache, places),
             Self::Analysers => conformance::programs::obtain(cache, places),
+            Self::Ladder => ladder::encode(cache),
             Self::Kernel(kernel) => kernel.obtain(cache, places),
         }
     }
 
     /// Whether [`Self::obtain`] would ask apt.
     pub fn needs_apt(self) -> bool {
-        self != Self::BpfToolchain || toolchain::nightly().is_none()
+        match self {
+            Self::BpfToolchain => toolchain::nightly().is_none(),
+            Self::Ladder => false,
+            Self::Programs(_) | Self::Analysers | Self::Kernel(_) => true,
+        }
     }
 
     /// What to type where [`Self::obtain`] cannot work because there is no apt.
@@ -148,6 +170,7 @@ impl Requirement {
                 "# with your package manager: {}",
                 conformance::programs::missing(cache).join(", ")
             ),
+            Self::Ladder => "# encoded by ffmpeg, once that is there".to_owned(),
             Self::Kernel(kernel) => format!(
                 "# from any Debian mirror: linux-image-{}*-cloud-amd64_*.deb\n\
                  mkdir -p {folder} && ar p FILE.deb data.tar.xz | tar -xJ -C {folder}",

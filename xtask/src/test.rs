@@ -15,7 +15,7 @@ use crate::{
     conformance::{self, CAPTURES_VARIABLE},
     kernel::Kernel,
     lab::{self, Played, Programs, Routes, Scenario},
-    programs, setup,
+    ladder, programs, setup,
     vm::{self, Init, VmSpec},
 };
 
@@ -38,6 +38,10 @@ const LOCKDOWN: &str = "lockdown=confidentiality";
 const ONE_CPU: &str = "maxcpus=1";
 /// The test executable that is about several CPUs: it attaches before there is traffic.
 const TEST_ON_SEVERAL_CPUS: &str = "spread";
+
+/// The test executable that plays the HLS ladder, and the variable that tells it where that is.
+const TEST_WITH_VIDEO: &str = "video";
+const LADDER_VARIABLE: &str = "LASTMILE_LADDER";
 
 /// The scenario that is also played on the kernels that are not the default.
 const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
@@ -182,7 +186,8 @@ fn tests_here(cache: &Cache, names: &[String], tally: &mut Tally) -> Result<()> 
     }
     command
         .args(["--", "--show-output"])
-        .env("PATH", programs::path_with_programs(cache)?);
+        .env("PATH", programs::path_with_programs(cache)?)
+        .env(LADDER_VARIABLE, ladder::folder(cache));
     let failed_before = tally.failed;
     let success = stream(&mut command, tally)?;
     // A test that does not compile, or that dies, leaves no counts.
@@ -332,10 +337,14 @@ fn guest_spec(
             "--show-output".to_owned(),
             "--test-threads=1".to_owned(),
         ],
-        environment: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
+        environment: vec![
+            ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
+            (LADDER_VARIABLE.to_owned(), vm::VIDEO.to_owned()),
+        ],
         binaries: vec![binary],
         files,
         routers: false,
+        video: test.name == TEST_WITH_VIDEO,
         streams: Vec::new(),
         time_limit: EXECUTABLE_LIMIT,
         out_dir: folder.join(format!("{}-{}", test.name, kernel.version())),

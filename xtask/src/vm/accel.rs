@@ -91,6 +91,7 @@ fn probe(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
         binaries: Vec::new(),
         files: Vec::new(),
         routers: false,
+        video: false,
         streams: Vec::new(),
         time_limit: PROBE_LIMIT,
         out_dir: cache.path("kvm-probe"),

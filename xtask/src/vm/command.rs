@@ -46,6 +46,7 @@ pub fn run(request: Request) -> Result<ExitCode> {
         binaries: request.binaries,
         files,
         routers: false,
+        video: false,
         streams: Vec::new(),
         time_limit: Duration::from_secs(request.timeout_s),
         out_dir: request.out,

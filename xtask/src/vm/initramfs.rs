@@ -10,10 +10,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Init, VmSpec, archive::Archive, modules, systemd};
+use super::{Init, VIDEO, VmSpec, archive::Archive, modules, systemd};
 use crate::{
     cache::Cache,
     kernel::KernelFiles,
+    ladder,
     process::output_of,
     programs::{self, FoundProgram},
 };
@@ -48,6 +49,9 @@ const PROGRAMS: [&str; 5] = ["bash", "ip", "tc", "ss", "nginx"];
 
 /// What a router of the lab runs: one by FRR, whose `bgpd` speaks BMP, or one by BIRD.
 const ROUTER_PROGRAMS: [&str; 3] = ["zebra", "bgpd", "bird"];
+
+/// SSH, as a user of it has it.
+const SSH_PROGRAMS: [&str; 3] = ["dropbear", "dropbearkey", "dbclient"];
 
 /// The part of FRR's `bgpd` that speaks BMP, where it looks for it.
 const BMP_MODULE: &str = "usr/lib/x86_64-linux-gnu/frr/modules/bgpd_bmp.so";
@@ -84,6 +88,14 @@ pub fn build(cache: &Cache, kernel: &KernelFiles, spec: &VmSpec, to: &Path) -> R
             contents.program(&programs::find(cache, name)?)?;
         }
         contents.bmp_module(&programs::find(cache, "bgpd")?)?;
+    }
+    if spec.video {
+        for name in SSH_PROGRAMS {
+            contents.program(&programs::find(cache, name)?)?;
+        }
+        for (from, to) in ladder::files(cache, Path::new(VIDEO))? {
+            contents.files.insert(guest_path(&to)?, from);
+        }
     }
     // busybox's own shell prefers its applets to the programs in PATH.
     contents

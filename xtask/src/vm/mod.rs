@@ -50,6 +50,8 @@ pub struct VmSpec {
     pub files: Vec<(PathBuf, PathBuf)>,
     /// Whether the programs of BGP routers go into /bin, too; they are a third of a machine.
     pub routers: bool,
+    /// Whether the HLS ladder goes to [`VIDEO`], and an SSH server and its client into /bin.
+    pub video: bool,
     /// Files here that receive, live, what the command writes to `/dev/virtio-ports/NAME`.
     pub streams: Vec<(String, PathBuf)>,
     /// From the start of QEMU to its end.
@@ -57,6 +59,9 @@ pub struct VmSpec {
     /// Receives the contents of the guest's `/out`, and `console.log`, the kernel's messages.
     pub out_dir: PathBuf,
 }
+
+/// Where the guest finds the HLS ladder.
+pub const VIDEO: &str = "/video";
 
 /// The memory of a machine, in MiB: the lab's namespaces and queues take a third of it.
 const MEMORY_MIB: u32 = 1536;
