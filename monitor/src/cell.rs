@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::flow::{Observation, Totals};
+use crate::flow::{Observation, Totals, chunk};
 use crate::path::{Location, Route};
 
 /// Which traffic is counted together. The IP version is the prefix's.
@@ -38,6 +38,8 @@ impl From<&Location> for CellKey {
 #[derive(Clone, Debug, Default)]
 pub struct ClientTotals {
     pub to_client: Totals,
+    /// Chunks that were asked for in the window.
+    pub chunks: chunk::Figures,
     /// Flows that did something in the window.
     pub observations: u64,
     /// Smallest handshake RTT of the flows that began, µs.
@@ -65,6 +67,7 @@ impl Cell {
         for (address, theirs) in &other.clients {
             let ours = self.clients.entry(*address).or_default();
             ours.to_client.add(&theirs.to_client);
+            ours.chunks.add(&theirs.chunks);
             ours.observations += theirs.observations;
             ours.handshake_rtt_us = ours
                 .handshake_rtt_us
@@ -84,6 +87,7 @@ impl Cell {
         let mut sum = ClientTotals::default();
         for client in self.clients.values() {
             sum.to_client.add(&client.to_client);
+            sum.chunks.add(&client.chunks);
             sum.observations += client.observations;
             sum.handshake_rtt_us = sum
                 .handshake_rtt_us
@@ -130,6 +134,7 @@ impl Cells {
                 observation.client,
                 ClientTotals {
                     to_client: observation.to_client,
+                    chunks: observation.chunks,
                     observations: 1,
                     handshake_rtt_us: observation.handshake_rtt_us,
                 },

@@ -5,7 +5,10 @@ mod support;
 use std::{sync::mpsc, time::Duration};
 
 use lastmile::{
-    capture::live::{Hook, Live, Reports},
+    capture::{
+        Report,
+        live::{Hook, Live, Reports},
+    },
     config::Config,
     netlink::{Device, Netlink, choose},
 };
@@ -120,7 +123,10 @@ async fn ended(reports: &mut Reports) -> FlowState {
     let mut ended = None;
     while ended.is_none() {
         reports
-            .next(|state| {
+            .next(|report| {
+                let Report::Flow(state) = report else {
+                    return;
+                };
                 if state.halves.iter().all(|half| half.has(half_flags::FIN)) {
                     ended = Some(*state);
                 }

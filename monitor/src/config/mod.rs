@@ -3,6 +3,7 @@
 //! `packaging/lastmile.toml` shows every key with its default. A key or value that is wrong is
 //! refused with the file, the line, a caret at the place and what would be right.
 
+mod chunks;
 mod path;
 mod problem;
 mod ranges;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use chunks::{Chunks, DEFAULT_HD_KBIT_S};
 pub use path::{
     Bmp, DEFAULT_HISTORY_DAYS, DEFAULT_PORTS_INTERVAL_S, DEFAULT_STALE_AFTER_S, History,
     InterconnectRule, PathSources, PortName, Ports,
@@ -96,6 +98,8 @@ pub struct Config {
     pub watch: Watch,
     /// The kernel's flow table and its reports.
     pub flows: Flows,
+    /// The rates that chunks are tested for.
+    pub chunks: Chunks,
     /// Where prefixes, ISPs and interconnects come from.
     pub path: PathSources,
     /// The span that is judged at once.

@@ -1,5 +1,6 @@
 //! Which values are possible, and what would be right instead of one that is not.
 
+use super::chunks::LADDER_MAX;
 use super::{Config, MIN_MAX_FLOWS};
 
 /// Every value out of its range, in the order of the file's sections.
@@ -52,6 +53,17 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         (1..=86_400).contains(&flows.idle_s),
         &["flows", "idle_s"],
         "1 to 86400 s",
+    );
+    check(
+        (1..=10_000_000).contains(&config.chunks.hd_kbit_s),
+        &["chunks", "hd_kbit_s"],
+        "1 to 10000000 kbit/s",
+    );
+    let ladder = &config.chunks.ladder_kbit_s;
+    check(
+        ladder.len() < LADDER_MAX && ladder.iter().all(|rate| (1..=10_000_000).contains(rate)),
+        &["chunks", "ladder_kbit_s"],
+        "at most 15 rates of 1 to 10000000 kbit/s, such as [800, 1400, 5000]",
     );
     check(
         (8..=32).contains(&path.unit_length_v4),

@@ -39,7 +39,7 @@ use self::{
     tally::Tally,
 };
 use crate::{
-    capture::{Snapshot, live::Live},
+    capture::{ChunkNews, Report, Snapshot, live::Live},
     config::{Config, Level},
     engine::Pipeline,
     export::{Record, jsonl::WriteError},
@@ -224,7 +224,7 @@ impl Daemon {
         loop {
             let mut taken = Vec::new();
             let event = tokio::select! {
-                result = reports.next(|state| taken.push(*state)) => Event::Reports(result),
+                result = reports.next(|report| taken.push(report)) => Event::Reports(result),
                 () = sleep(until(end_us)) => Event::EndOfWindow,
                 _ = looks.tick() => Event::Look,
                 () = changed_after(self.routes_from, &self.feeds) => Event::Routes,
@@ -241,7 +241,7 @@ impl Daemon {
                 }
                 Event::EndOfWindow => {
                     if Now::read().unix_us >= end_us {
-                        reports.drain(|state| taken.push(*state));
+                        reports.drain(|report| taken.push(report));
                         self.take(&taken)?;
                         self.look().await;
                         self.end_of_window(end_us)?;
@@ -263,7 +263,7 @@ impl Daemon {
                 Event::Stop(signal) => {
                     tracing::info!("{signal}: writing what is known");
                     notify(&[NotifyState::Stopping]);
-                    reports.drain(|state| taken.push(*state));
+                    reports.drain(|report| taken.push(report));
                     self.take(&taken)?;
                     return Ok(());
                 }
@@ -319,6 +319,7 @@ impl Daemon {
 
     fn status(&mut self, time_us: u64) -> Record {
         let (followed, refused) = self.pipeline.following();
+        let (chunks_dropped, sessions_refused) = self.pipeline.chunks_missed();
         let recorded = self.recorder.as_ref().map(Recorder::recorded);
         let recorded = recorded.unwrap_or_default();
         let others = self.feeds.state().counters.into_iter().chain([
@@ -327,6 +328,8 @@ impl Daemon {
             ("history_entries_written", recorded.written),
             ("history_entries_lost", recorded.lost),
             ("history_writes_failed", recorded.failures),
+            ("chunks_without_flow", chunks_dropped),
+            ("sessions_refused", sessions_refused),
         ]);
         let ports = self.ports.iter().flat_map(PortFeed::status);
         let others = others.chain(ports.collect::<Vec<_>>());
@@ -344,13 +347,22 @@ impl Daemon {
     }
 
     /// Takes reports of the kernel side.
-    fn take(&mut self, states: &[FlowState]) -> Result<()> {
+    fn take(&mut self, reports: &[Report]) -> Result<()> {
         let now = Now::read();
         let mut records = Vec::new();
-        self.tally.reports_received += states.len() as u64;
-        for state in states {
-            let snapshot = self.snapshot(state, now);
-            self.pipeline.snapshot(&snapshot, &mut records);
+        for report in reports {
+            match report {
+                Report::Flow(state) => {
+                    self.tally.reports_received += 1;
+                    let snapshot = self.snapshot(state, now);
+                    self.pipeline.snapshot(&snapshot, &mut records);
+                }
+                Report::Chunk(report) => self.pipeline.chunk(&ChunkNews {
+                    report: **report,
+                    time_us: now.unix_us,
+                    read_ns: now.monotonic_ns,
+                }),
+            }
         }
         self.write(&records)
     }

@@ -12,12 +12,14 @@ use judge::Judge;
 use monitor_ebpf::flow::FlowKey;
 use ways::Ways;
 
-use crate::capture::Snapshot;
+use crate::capture::{ChunkNews, Snapshot};
 use crate::cell::Cells;
 use crate::config::Config;
 use crate::export::Record;
 use crate::export::record::FlowEvent;
 use crate::export::render::Context;
+use crate::flow::chunk::Ladder;
+use crate::flow::session::{Ended, Sessions};
 use crate::flow::{CloseReason, Flow, FlowTable};
 use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
@@ -50,6 +52,8 @@ pub struct Pipeline {
     routes: Arc<ArcSwap<Routes>>,
     host: String,
     flows: FlowTable,
+    sessions: Sessions,
+    ladder: Ladder,
     judge: Judge,
     ways: Ways,
 }
@@ -58,11 +62,16 @@ impl Pipeline {
     /// `routes` is the daemon's: it swaps in a new table, flows find it when they begin and
     /// after [`Pipeline::routes_changed`]. `host` is written in every record.
     pub fn new(config: &Config, routes: Arc<ArcSwap<Routes>>, host: &str) -> Self {
+        let ladder = config.chunks.ladder();
+        let mut flows = FlowTable::new(unit_lengths(config));
+        flows.set_ladder(Arc::clone(&ladder));
         Self {
             config: config.clone(),
             routes,
             host: host.to_owned(),
-            flows: FlowTable::new(unit_lengths(config)),
+            flows,
+            sessions: Sessions::default(),
+            ladder,
             judge: Judge::default(),
             ways: Ways::new(unit_lengths(config)),
         }
@@ -76,6 +85,8 @@ impl Pipeline {
             self.flows.set_lengths(lengths);
             self.ways.set_lengths(lengths);
         }
+        self.ladder = config.chunks.ladder();
+        self.flows.set_ladder(Arc::clone(&self.ladder));
         self.config = config.clone();
     }
 
@@ -137,8 +148,9 @@ impl Pipeline {
     pub fn snapshot(&mut self, snapshot: &Snapshot, out: &mut Vec<Record>) {
         let routes = self.routes.load();
         let ports = &self.config.watch.ports;
-        let change = self.flows.update(snapshot, self.idle_us(), ports, &routes);
-        if let Some(closed) = &change.replaced {
+        let mut change = self.flows.update(snapshot, self.idle_us(), ports, &routes);
+        if let Some(closed) = &mut change.replaced {
+            self.sessions.take(&mut closed.flow, None);
             let (event, reason) = (FlowEvent::Close, Some(closed.reason));
             out.push(self.flow_record(&closed.flow, event, reason, snapshot.time_us));
         }
@@ -154,6 +166,17 @@ impl Pipeline {
         }
     }
 
+    /// Takes a chunk that is over.
+    pub fn chunk(&mut self, news: &ChunkNews) {
+        self.flows.chunk(news);
+    }
+
+    /// Chunks in no figure: of flows that never reported, or of too many at once; and flows in no
+    /// session, because there were too many.
+    pub fn chunks_missed(&self) -> (u64, u64) {
+        (self.flows.chunks_dropped(), self.sessions.refused())
+    }
+
     /// The kernel forgot the flow, or will not report it any more. What its packets said about
     /// its end goes before `reason`.
     pub fn close_flow(
@@ -163,7 +186,8 @@ impl Pipeline {
         reason: CloseReason,
         out: &mut Vec<Record>,
     ) {
-        if let Some(closed) = self.flows.remove(key, reason) {
+        if let Some(mut closed) = self.flows.remove(key, reason) {
+            self.sessions.take(&mut closed.flow, None);
             out.push(self.flow_record(
                 &closed.flow,
                 FlowEvent::Close,
@@ -197,6 +221,14 @@ impl Pipeline {
                 .filter(|flow| flow.was_active())
                 .map(|flow| self.flow_record(flow, FlowEvent::Update, None, end_us)),
         );
+
+        self.flows.forget_listed();
+        for flow in self.flows.all_mut() {
+            self.sessions.take(flow, None);
+        }
+        let over = self.sessions.take_idle(end_us, self.idle_us());
+        let context = self.context(end_us);
+        records.extend(over.iter().map(|of| context.session(of, Ended::Idle)));
 
         let mut cells = Cells::collect(active);
         let window = WindowSpan::ending(end_us, self.config.window.length_s);
@@ -234,7 +266,8 @@ impl Pipeline {
             Some(_) => FlowEvent::Close,
             None => FlowEvent::Update,
         };
-        let records = self
+        self.flows.end_chunks();
+        let mut records: Vec<Record> = self
             .flows
             .iter()
             .map(|flow| {
@@ -242,6 +275,17 @@ impl Pipeline {
                 self.flow_record(flow, event, reason, time_us)
             })
             .collect();
+        self.flows.forget_listed();
+        for flow in self.flows.all_mut() {
+            self.sessions.take(flow, None);
+        }
+        let sessions = self.sessions.take_all();
+        let context = self.context(time_us);
+        records.extend(
+            sessions
+                .iter()
+                .map(|session| context.session(session, Ended::Shutdown)),
+        );
         if reason.is_some() {
             self.flows = FlowTable::default();
         }
@@ -257,6 +301,7 @@ impl Pipeline {
             host: &self.host,
             time_us,
             full_client_addresses: self.config.log.full_client_addresses,
+            ladder: &self.ladder,
         }
     }
 

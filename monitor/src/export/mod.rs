@@ -1,5 +1,6 @@
 //! What leaves the daemon: records of one schema, as JSON lines.
 
+pub mod chunks;
 pub mod jsonl;
 pub mod metrics;
 pub mod record;

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
+use super::chunks::{ChunkRecord, ChunksRecord, SessionRecord};
 use crate::flow::{CloseReason, Vantage};
 use crate::path::{Connectivity, Source};
 use crate::verdict::{Alternative, Evidence, Inconclusive, Limit, Mechanism, Segment};
@@ -37,6 +38,7 @@ macro_rules! type_name {
 }
 
 type_name!(FlowType, "flow");
+type_name!(SessionType, "session");
 type_name!(CellType, "cell");
 type_name!(RouteType, "route");
 type_name!(VerdictType, "verdict");
@@ -47,6 +49,7 @@ type_name!(StatusType, "status");
 #[serde(untagged)]
 pub enum Record {
     Flow(Box<FlowRecord>),
+    Session(Box<SessionRecord>),
     Cell(Box<CellRecord>),
     Route(Box<RouteRecord>),
     Verdict(Box<VerdictRecord>),
@@ -99,6 +102,15 @@ pub struct FlowRecord {
     pub limited_by: Option<Limit>,
     pub to_client: DirectionRecord,
     pub to_server: DirectionRecord,
+    /// Its chunks so far that are over; `null`: there was none.
+    #[serde(default)]
+    pub chunks: Option<ChunksRecord>,
+    /// Those that ended since the flow's last record; at most 32, the latest.
+    #[serde(default)]
+    pub chunk_list: Vec<ChunkRecord>,
+    /// How many more there were.
+    #[serde(default)]
+    pub chunk_list_omitted: u64,
 }
 
 /// What happened to the flow.
@@ -301,6 +313,9 @@ pub struct CellRecord {
     /// RTT samples by the lower edge of their bin in µs, four bins an octave.
     pub rtt_bins: BTreeMap<u32, u32>,
     pub to_client: DirectionRecord,
+    /// The chunks (responses, not busy periods) that were asked for in the window; `null`: none.
+    #[serde(default)]
+    pub chunk_figures: Option<ChunksRecord>,
     /// Its traffic took another way in this window or the one before: it votes for nobody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub route_changed: bool,

@@ -11,7 +11,7 @@ use crate::cell::{Cell, CellKey};
 use crate::engine::{Missed, WindowSpan};
 use crate::flow::baseline::{STANDING_QUANTILE, Usual};
 use crate::flow::{CloseReason, Flow, Totals, Vantage};
-use crate::path;
+use crate::path::{self, Location};
 use crate::verdict::{Client, Limit, Verdict, Window, receiver_limited};
 use monitor_ebpf::flow::{Half, SlowStart as Features, half_flags};
 
@@ -21,6 +21,8 @@ pub struct Context<'a> {
     pub host: &'a str,
     pub time_us: u64,
     pub full_client_addresses: bool,
+    /// The rates that chunks are tested for, bit/s.
+    pub ladder: &'a [u64],
 }
 
 /// Part of its life that a flow has nothing outstanding when its sender is what limits it.
@@ -45,7 +47,7 @@ impl Context<'_> {
             (flow.roles.vantage == vantage && flow.state().socket.sightings > 0)
                 .then(|| u64::from(flow.state().socket.total_retrans))
         };
-        Record::Flow(Box::new(FlowRecord {
+        let mut record = FlowRecord {
             schema: Version::One,
             r#type: FlowType::Name,
             time: Timestamp(self.time_us),
@@ -67,14 +69,7 @@ impl Context<'_> {
                 .map(|(rtt_us, usual)| i64::from(rtt_us) - usual.mean as i64),
             slow_start: slow_start(&flow.client_half().slow_start),
             video: None,
-            path: flow.location.as_ref().map(|location| PathRecord {
-                prefix: location.unit,
-                origin_asn: location.route.origin_asn,
-                isp: location.route.isp.to_string(),
-                interconnect: location.route.interconnect.to_string(),
-                next_hop: location.route.next_hop,
-                peer_asn: location.route.peer_asn,
-            }),
+            path: flow.location.as_ref().map(path_record),
             limited_by: limited_by(&flow.to_client, duration_us),
             to_client: DirectionRecord {
                 kernel_retransmits: retransmits(Vantage::Sender),
@@ -84,7 +79,14 @@ impl Context<'_> {
                 kernel_retransmits: retransmits(Vantage::Receiver),
                 ..one_flows(&flow.to_server, flow.client_half(), flow.server_half())
             },
-        }))
+            chunks: None,
+            chunk_list: Vec::new(),
+            chunk_list_omitted: 0,
+        };
+        if event != FlowEvent::Open {
+            self.add_chunks(flow, &mut record);
+        }
+        Record::Flow(Box::new(record))
     }
 
     /// One cell's record; `clients` are those of its clients that were judged.
@@ -131,6 +133,7 @@ impl Context<'_> {
             rtt_p10_us: to_client.rtt_quantile_us(STANDING_QUANTILE),
             rtt_bins: to_client.rtt.bins().collect(),
             to_client: direction(to_client),
+            chunk_figures: self.chunks(&totals.chunks),
             route_changed: cell.rerouted,
             route_stale: cell.is_stale(),
         }))
@@ -181,12 +184,23 @@ impl Context<'_> {
         }))
     }
 
-    fn client_address(&self, client: IpAddr) -> ClientAddress {
+    pub(super) fn client_address(&self, client: IpAddr) -> ClientAddress {
         if self.full_client_addresses {
             ClientAddress::Full(client)
         } else {
             ClientAddress::Truncated(path::unit(client))
         }
+    }
+}
+
+pub(super) fn path_record(location: &Location) -> PathRecord {
+    PathRecord {
+        prefix: location.unit,
+        origin_asn: location.route.origin_asn,
+        isp: location.route.isp.to_string(),
+        interconnect: location.route.interconnect.to_string(),
+        next_hop: location.route.next_hop,
+        peer_asn: location.route.peer_asn,
     }
 }
 

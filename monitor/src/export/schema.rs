@@ -4,6 +4,7 @@ use schemars::Schema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::chunks::SessionRecord;
 use super::record::{CellRecord, FlowRecord, Record, RouteRecord, StatusRecord, VerdictRecord};
 
 /// Why a line is no record of `lastmile/1`.
@@ -11,7 +12,7 @@ use super::record::{CellRecord, FlowRecord, Record, RouteRecord, StatusRecord, V
 pub enum Invalid {
     #[error("not a JSON object with a `type`: {0}")]
     NotARecord(serde_json::Error),
-    #[error("`{0}` is no record type: flow, cell, route, verdict, status")]
+    #[error("`{0}` is no record type: flow, session, cell, route, verdict, status")]
     UnknownType(String),
     #[error("{record} record: {error}")]
     Wrong {
@@ -37,6 +38,7 @@ pub fn validate_line(line: &str) -> Result<(), Invalid> {
     let head: Head = serde_json::from_str(line).map_err(Invalid::NotARecord)?;
     match head.r#type.as_str() {
         "flow" => is::<FlowRecord>(line, "flow"),
+        "session" => is::<SessionRecord>(line, "session"),
         "cell" => is::<CellRecord>(line, "cell"),
         "route" => is::<RouteRecord>(line, "route"),
         "verdict" => is::<VerdictRecord>(line, "verdict"),

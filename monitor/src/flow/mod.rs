@@ -2,12 +2,14 @@
 //!
 //! [`FlowTable`] keeps the last state of every flow, takes differences ([`totals`]), fixes the
 //! roles of the two ends ([`roles`]) and yields one [`Observation`] a flow a window.
-//! [`baseline`] remembers what is usual for a cell, [`own`] for each client in it.
+//! [`chunk`] follows the responses in it. [`baseline`] remembers what is usual for a cell, [`own`] for each client in it.
 
 pub mod baseline;
+pub mod chunk;
 pub mod histogram;
 pub mod own;
 pub mod roles;
+pub mod session;
 mod table;
 pub mod totals;
 
@@ -51,6 +53,8 @@ pub struct Observation {
     pub to_client: Totals,
     /// Data from the client, in this window.
     pub to_server: Totals,
+    /// The chunks that were asked for in this window.
+    pub chunks: chunk::Figures,
     /// The flow's handshake RTT, in the window in which it was first seen, µs.
     pub handshake_rtt_us: Option<u32>,
 }

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use monitor_ebpf::flow::{FlowKey, FlowState, Half, half_flags};
+use monitor_ebpf::flow::{FlowKey, FlowState, Half, LOW_TO_HIGH, half_flags};
 
+use super::chunk::{Chunk, Ladder, Ledger, Moment};
 use super::totals::Reading;
 use super::{CloseReason, Observation, Roles, Totals, Vantage};
-use crate::capture::Snapshot;
+use crate::capture::{ChunkNews, Snapshot};
 use crate::path::followed::{Affected, same_way};
 use crate::path::{Location, Routes, SeenFlow, UnitLengths};
 
@@ -32,6 +33,10 @@ pub struct Flow {
     /// Whole life, both directions.
     pub to_client: Totals,
     pub to_server: Totals,
+    /// The responses of the server.
+    pub chunks: Ledger,
+    /// The session that it was counted in last.
+    pub session: Option<u64>,
     window: [Totals; 2],
     /// What it did in this window before its traffic took another way, once for each way.
     before: Vec<Observation>,
@@ -66,10 +71,27 @@ pub struct Change {
 /// Idle times after which a closed flow is forgotten even if the kernel did not say so.
 const FORGOTTEN_AFTER: u64 = 4;
 
+/// Flows that are not known yet and whose chunks are kept: as many as the kernel holds by default.
+/// A flow reports within a second or so, if it is not the last chunk of a burst of short ones.
+const EARLY_MAX: usize = 65_536;
+
+/// Chunks of a flow that has not reported yet, by their direction.
+#[derive(Debug)]
+struct Early {
+    generation: u64,
+    /// When the last one came, µs since 1970.
+    time_us: u64,
+    ledgers: [Ledger; 2],
+}
+
 /// All watched flows, by their 5-tuple.
 #[derive(Debug, Default)]
 pub struct FlowTable {
     flows: HashMap<FlowKey, Box<Flow>>,
+    early: HashMap<FlowKey, Box<Early>>,
+    /// Chunks of flows that never reported, or of too many that had not yet.
+    chunks_dropped: u64,
+    ladder: Ladder,
     /// Every flow by the unit around its client, so that a change of routes finds those it is
     /// about.
     by_client: BTreeMap<IpNet, HashSet<FlowKey>>,
@@ -95,6 +117,69 @@ impl FlowTable {
             lengths,
             ..Self::default()
         }
+    }
+
+    /// Chunks are tested for these rates from now on.
+    pub fn set_ladder(&mut self, ladder: Ladder) {
+        self.ladder = ladder;
+    }
+
+    /// Takes a chunk that is over. A flow that is not known yet gets it when it reports.
+    pub fn chunk(&mut self, news: &ChunkNews) {
+        let report = &news.report;
+        let chunk = Chunk::reported(report, news.moment());
+        let direction = report.direction as usize & 1;
+        if let Some(flow) = self.flows.get_mut(&report.key)
+            && flow.last.state.generation >= report.generation
+        {
+            if flow.last.state.generation != report.generation {
+                self.chunks_dropped += 1;
+            } else if direction != flow.roles.client_half {
+                flow.chunks.take(&chunk, &self.ladder);
+            }
+            return;
+        }
+        if self.early.len() >= EARLY_MAX && !self.early.contains_key(&report.key) {
+            self.chunks_dropped += 1;
+            return;
+        }
+        let early = self.early.entry(report.key).or_insert_with(|| {
+            Box::new(Early {
+                generation: report.generation,
+                time_us: news.time_us,
+                ledgers: [Ledger::default(), Ledger::default()],
+            })
+        });
+        if early.generation != report.generation {
+            early.generation = report.generation;
+            early.ledgers = [Ledger::default(), Ledger::default()];
+        }
+        early.time_us = news.time_us;
+        early.ledgers[direction].take(&chunk, &self.ladder);
+    }
+
+    /// The chunks under way are the last ones: the daemon stops.
+    pub fn end_chunks(&mut self) {
+        for flow in self.flows.values_mut() {
+            flow.end_chunk(&self.ladder);
+        }
+    }
+
+    /// Chunks that belong to no flow that was heard of.
+    pub fn chunks_dropped(&self) -> u64 {
+        self.chunks_dropped
+    }
+
+    /// What was listed is in the records: the next ones list what comes from now on.
+    pub fn forget_listed(&mut self) {
+        for flow in self.flows.values_mut() {
+            flow.chunks.forget_recent();
+        }
+    }
+
+    /// Every flow, closed ones included, for the sessions to take what is new.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.flows.values_mut().map(Box::as_mut)
     }
 
     /// Clients are counted in units of other lengths from now on.
@@ -128,14 +213,15 @@ impl FlowTable {
             if snapshot.state.generation == generation {
                 let flow = entry.get_mut();
                 let opened = flow.advance(snapshot);
-                flow.follow_egress(routes);
+                flow.follow_egress(routes, &self.ladder);
                 return Change {
                     replaced: None,
                     opened,
                 };
             }
-            let flow = entry.remove();
+            let mut flow = entry.remove();
             self.forget_client(&key, flow.roles.client);
+            flow.end_chunk(&self.ladder);
             let reason = flow.ending().unwrap_or(CloseReason::Evicted);
             replaced = (!flow.is_closed).then_some(Closed { flow, reason });
         }
@@ -147,7 +233,19 @@ impl FlowTable {
             };
         }
         let id = self.secret.hash_one((key, snapshot.state.generation));
-        let flow = Box::new(Flow::open(id, snapshot, server_ports, routes));
+        let mut flow = Box::new(Flow::open(id, snapshot, server_ports, routes));
+        if let Some(early) = self.early.remove(&key) {
+            if early.generation == snapshot.state.generation {
+                let [low, high] = early.ledgers;
+                flow.chunks = if flow.roles.client_half == LOW_TO_HIGH {
+                    high
+                } else {
+                    low
+                };
+            } else {
+                self.chunks_dropped += 1;
+            }
+        }
         let block = self.lengths.around(flow.roles.client);
         self.by_client.entry(block).or_default().insert(key);
         self.flows.insert(key, flow);
@@ -159,11 +257,12 @@ impl FlowTable {
 
     /// Forgets a flow. `None` if it was not known, or closed already.
     pub fn remove(&mut self, key: &FlowKey, reason: CloseReason) -> Option<Closed> {
-        let flow = self.flows.remove(key)?;
+        let mut flow = self.flows.remove(key)?;
         self.forget_client(key, flow.roles.client);
         if flow.is_closed {
             return None;
         }
+        flow.end_chunk(&self.ladder);
         // What the packets said is more than that we no longer hear of it.
         let reason = flow.ending().unwrap_or(reason);
         Some(Closed { flow, reason })
@@ -180,6 +279,10 @@ impl FlowTable {
         for (key, client) in forgotten {
             self.forget_client(&key, client);
         }
+        let early = &mut self.early;
+        let forgotten = early.extract_if(|_, of| now_us.saturating_sub(of.time_us) >= idle_us);
+        self.chunks_dropped += forgotten.count() as u64;
+        let ladder = &self.ladder;
         self.flows
             .values_mut()
             .filter(|flow| {
@@ -188,6 +291,7 @@ impl FlowTable {
             })
             .map(|flow| {
                 flow.is_closed = true;
+                flow.end_chunk(ladder);
                 Closed {
                     flow: flow.clone(),
                     reason: flow.ending().unwrap_or(CloseReason::Idle),
@@ -201,7 +305,7 @@ impl FlowTable {
     pub fn take_observations(&mut self) -> Vec<Observation> {
         let mut observations = Vec::new();
         for flow in self.flows.values_mut() {
-            flow.take_observations(&mut observations);
+            flow.take_observations(&mut observations, &self.ladder);
         }
         observations
     }
@@ -210,7 +314,7 @@ impl FlowTable {
     /// in this window keeps the way that it took.
     pub fn reroute(&mut self, changed: &Affected, routes: &Routes) -> Vec<Rerouted> {
         let mut rerouted: Vec<Rerouted> = Vec::new();
-        let flows = &mut self.flows;
+        let (flows, ladder) = (&mut self.flows, &self.ladder);
         let mut look = |keys: &HashSet<FlowKey>| {
             let first = rerouted.len();
             for key in keys {
@@ -218,7 +322,7 @@ impl FlowTable {
                     continue;
                 };
                 let after = flow.locate(routes);
-                let Some(before) = flow.reroute(after.as_ref()) else {
+                let Some(before) = flow.reroute(after.as_ref(), ladder) else {
                     continue;
                 };
                 let unit = match &after {
@@ -300,6 +404,8 @@ impl Flow {
             last_seen_us: snapshot.time_us,
             to_client: Totals::default(),
             to_server: Totals::default(),
+            chunks: Ledger::default(),
+            session: None,
             window: [Totals::default(), Totals::default()],
             before: Vec::new(),
             rerouted: false,
@@ -338,7 +444,7 @@ impl Flow {
 
     /// Of several ways (ECMP) the flow takes the one by the device at which its packets leave,
     /// which may be known only after a while, and may change.
-    fn follow_egress(&mut self, routes: &Routes) {
+    fn follow_egress(&mut self, routes: &Routes, ladder: &Ladder) {
         let known = self.located_by;
         if self.egress() == known {
             return;
@@ -348,7 +454,7 @@ impl Flow {
             // It has taken that way from the beginning.
             self.location = after;
         } else {
-            self.reroute(after.as_ref());
+            self.reroute(after.as_ref(), ladder);
         }
     }
 
@@ -376,7 +482,7 @@ impl Flow {
 
     /// Takes the way of `after` from now on. `None`: it is the one that it takes already; else
     /// the one that it leaves.
-    fn reroute(&mut self, after: Option<&Location>) -> Option<Option<Location>> {
+    fn reroute(&mut self, after: Option<&Location>, ladder: &Ladder) -> Option<Option<Location>> {
         let route = |location: Option<&Location>| location.map(|of| Arc::clone(&of.route));
         let (old, new) = (route(self.location.as_ref()), route(after));
         let unit = |location: Option<&Location>| location.map(|of| of.unit);
@@ -386,13 +492,13 @@ impl Flow {
         }
         // A way that becomes known was there before: nothing is mixed.
         self.rerouted |= self.location.is_some();
-        let so_far = self.observation();
+        let so_far = self.observation(ladder);
         self.before.extend(so_far);
         Some(std::mem::replace(&mut self.location, after.cloned()))
     }
 
-    fn take_observations(&mut self, out: &mut Vec<Observation>) {
-        let last = self.observation();
+    fn take_observations(&mut self, out: &mut Vec<Observation>, ladder: &Ladder) {
+        let last = self.observation(ladder);
         self.was_active = last.is_some() || !self.before.is_empty();
         let rerouted = std::mem::take(&mut self.rerouted);
         let all = self.before.drain(..).chain(last);
@@ -406,8 +512,12 @@ impl Flow {
     }
 
     /// What it did since the window began, or since it took the way that it takes.
-    fn observation(&mut self) -> Option<Observation> {
+    fn observation(&mut self, ladder: &Ladder) -> Option<Observation> {
         let [to_client, to_server] = std::mem::take(&mut self.window);
+        if let Some(under_way) = self.chunk_under_way() {
+            self.chunks.count_in_window(&under_way, ladder);
+        }
+        let chunks = self.chunks.take_window();
         if to_client.is_empty() && to_server.is_empty() {
             return None;
         }
@@ -418,6 +528,7 @@ impl Flow {
             rerouted: self.rerouted,
             to_client,
             to_server,
+            chunks,
             handshake_rtt_us: if is_new {
                 self.handshake_rtt_us()
             } else {
@@ -429,6 +540,22 @@ impl Flow {
     /// Whether it did something in the window that ended last.
     pub fn was_active(&self) -> bool {
         self.was_active
+    }
+
+    /// The chunk that the server's data is in.
+    fn chunk_under_way(&self) -> Option<Chunk> {
+        let read = Moment {
+            unix_us: self.last.time_us,
+            monotonic_ns: self.last.read_ns,
+        };
+        Chunk::under_way(self.server_half(), self.client_half(), read)
+    }
+
+    /// Nothing more comes: the chunk under way was the last one.
+    pub fn end_chunk(&mut self, ladder: &Ladder) {
+        if let Some(last) = self.chunk_under_way() {
+            self.chunks.take(&last, ladder);
+        }
     }
 
     /// The last state that was reported.

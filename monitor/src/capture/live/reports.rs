@@ -1,9 +1,11 @@
-//! The ring buffer of flow states.
+//! The ring buffer of flow states and chunks.
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use monitor_ebpf::flow::FlowState;
+use monitor_ebpf::{chunk::ChunkReport, flow::FlowState};
 use tokio::io::unix::AsyncFd;
+
+use crate::capture::Report;
 
 /// Reports taken at once, so that other work of the daemon gets its turn.
 const TAKEN_AT_ONCE: usize = 1_024;
@@ -20,7 +22,7 @@ impl Reports {
     }
 
     /// Waits until there are reports and hands some of them to `each`.
-    pub async fn next(&mut self, mut each: impl FnMut(&FlowState)) -> Result<()> {
+    pub async fn next(&mut self, mut each: impl FnMut(Report)) -> Result<()> {
         let mut guard = self
             .0
             .readable_mut()
@@ -33,20 +35,24 @@ impl Reports {
     }
 
     /// Hands everything that is there now to `each`.
-    pub fn drain(&mut self, mut each: impl FnMut(&FlowState)) {
+    pub fn drain(&mut self, mut each: impl FnMut(Report)) {
         while take(self.0.get_mut(), &mut each) > 0 {}
     }
 }
 
-fn take(ring: &mut RingBuf<MapData>, each: &mut impl FnMut(&FlowState)) -> usize {
+fn take(ring: &mut RingBuf<MapData>, each: &mut impl FnMut(Report)) -> usize {
     for taken in 0..TAKEN_AT_ONCE {
         let Some(item) = ring.next() else {
             return taken;
         };
+        // SAFETY, of both: the length was checked, any bytes are a valid value, and the read does
+        // not ask for more than the ring buffer's 8-byte alignment.
         if item.len() == size_of::<FlowState>() {
-            // SAFETY: the length was checked, any bytes are a valid state, and the read does not
-            // ask for more than the ring buffer's 8-byte alignment.
-            each(&unsafe { item.as_ptr().cast::<FlowState>().read_unaligned() });
+            let state = unsafe { item.as_ptr().cast::<FlowState>().read_unaligned() };
+            each(Report::Flow(Box::new(state)));
+        } else if item.len() == size_of::<ChunkReport>() {
+            let chunk = unsafe { item.as_ptr().cast::<ChunkReport>().read_unaligned() };
+            each(Report::Chunk(Box::new(chunk)));
         }
     }
     TAKEN_AT_ONCE

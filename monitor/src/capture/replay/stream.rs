@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 use monitor_ebpf::{
+    chunk::ChunkReport,
     counters::{COUNTER_NAMES, Counter, Counters},
     flow::FlowState,
     observe::{Tables as _, observe},
@@ -18,7 +19,7 @@ use super::{
     tables::{HostTables, Lifetimes, NO_REPORTS, News, Removed},
 };
 use crate::{
-    capture::Snapshot,
+    capture::{ChunkNews, Snapshot},
     config::{Config, DEFAULT_PORTS},
     daemon::feeds,
     engine::{Missed, Pipeline},
@@ -132,7 +133,9 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                     ports: Vec::new(),
                     ..Default::default()
                 };
-                Purpose::Flows(FlowTable::default(), Routes::default())
+                let mut flows = FlowTable::default();
+                flows.set_ladder(config.chunks.ladder());
+                Purpose::Flows(flows, Routes::default())
             }
             Attribution::On => {
                 let routes = Arc::new(ArcSwap::from_pointee(feeds::read_once(&config.path)?));
@@ -284,7 +287,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         for news in self.tables.take_news() {
             match news {
                 News::Report(state) => self.read(&state, self.clock.now_ns()),
-                News::Chunk(_) => {}
+                News::Chunk(report) => self.chunk(*report),
                 News::Removed(removed) => self.close(&removed),
             }
             if self.records.len() >= RECORDS_AT_ONCE {
@@ -301,6 +304,19 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                 flows.update(&snapshot, u64::MAX, &DEFAULT_PORTS, routes);
             }
             Purpose::Windows(windows) => windows.pipeline.snapshot(&snapshot, &mut self.records),
+        }
+    }
+
+    fn chunk(&mut self, report: ChunkReport) {
+        let now_ns = self.clock.now_ns();
+        let news = ChunkNews {
+            report,
+            time_us: now_ns / 1_000,
+            read_ns: now_ns,
+        };
+        match &mut self.purpose {
+            Purpose::Flows(flows, _) => flows.chunk(&news),
+            Purpose::Windows(windows) => windows.pipeline.chunk(&news),
         }
     }
 
@@ -322,6 +338,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                         host: HOST,
                         time_us,
                         full_client_addresses: true,
+                        ladder: &self.config.chunks.ladder(),
                     };
                     let record = context.flow(&flow, FlowEvent::Close, Some(reason), None);
                     self.records.push(record);

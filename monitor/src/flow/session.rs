@@ -1,0 +1,151 @@
+//! Playbacks: the flows of one client and one service, joined.
+//!
+//! A player opens several connections, closes them and opens others; what it did as a whole is
+//! what a viewer noticed. The client's address, the port of the server and the service that the
+//! client named keep clients apart; two players of the same service behind one address are one
+//! session, and `flows` says how many connections it had.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::chunk::Figures;
+use super::{Flow, Vantage};
+use crate::path::Location;
+
+/// Flows that a session names.
+const FLOW_IDS_MAX: usize = 16;
+
+/// Sessions that are remembered; more are counted and have no record. Four times as many as the
+/// kernel holds flows by default, at some 500 bytes each.
+const SESSIONS_MAX: usize = 262_144;
+
+/// Which flows belong together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    pub client: IpAddr,
+    /// `None` where the service is known, which may have several.
+    pub server: Option<IpAddr>,
+    pub server_port: u16,
+    pub service: Option<Arc<str>>,
+}
+
+impl SessionKey {
+    /// The session that a flow belongs to, whose client named `service`.
+    pub fn of(flow: &Flow, service: Option<&str>) -> Self {
+        Self {
+            client: flow.roles.client,
+            server: match service {
+                Some(_) => None,
+                None => Some(flow.roles.server),
+            },
+            server_port: flow.roles.server_port,
+            service: service.map(Arc::from),
+        }
+    }
+}
+
+/// Why a session is over.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// All of its connections were closed or silent for `flows.idle_s`.
+    Idle,
+    /// The daemon stopped, or the capture ended.
+    Shutdown,
+}
+
+/// One playback.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub id: u64,
+    pub key: SessionKey,
+    pub vantage: Vantage,
+    /// µs since 1970 UTC.
+    pub start_us: u64,
+    pub last_seen_us: u64,
+    /// How many there were, and the first ones.
+    pub flows: u64,
+    pub flow_ids: Vec<u64>,
+    pub location: Option<Location>,
+    pub chunks: Figures,
+}
+
+/// The sessions that are not over.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    sessions: HashMap<SessionKey, Session>,
+    refused: u64,
+    secret: RandomState,
+}
+
+impl Sessions {
+    /// Takes what is new of a flow. One that has had no chunk yet belongs to no session, nor does
+    /// our own download.
+    pub fn take(&mut self, flow: &mut Flow, service: Option<&str>) {
+        let new = flow.chunks.take_for_session();
+        if flow.roles.vantage == Vantage::Receiver || (new.is_empty() && flow.session.is_none()) {
+            return;
+        }
+        let key = SessionKey::of(flow, service);
+        if !self.sessions.contains_key(&key) {
+            if new.is_empty() {
+                // The session is over, and a flow of it only went silent later.
+                return;
+            }
+            if self.sessions.len() >= SESSIONS_MAX {
+                self.refused += 1;
+                return;
+            }
+        }
+        let secret = &self.secret;
+        let session = self.sessions.entry(key).or_insert_with_key(|key| Session {
+            id: secret.hash_one((key, flow.id)),
+            key: key.clone(),
+            vantage: flow.roles.vantage,
+            start_us: flow.start_us,
+            last_seen_us: flow.last_seen_us,
+            flows: 0,
+            flow_ids: Vec::new(),
+            location: None,
+            chunks: Figures::default(),
+        });
+        session.chunks.add(&new);
+        session.last_seen_us = session.last_seen_us.max(flow.last_seen_us);
+        session.location.clone_from(&flow.location);
+        if flow.session != Some(session.id) {
+            flow.session = Some(session.id);
+            session.start_us = session.start_us.min(flow.start_us);
+            session.flows += 1;
+            if session.flow_ids.len() < FLOW_IDS_MAX {
+                session.flow_ids.push(flow.id);
+            }
+        }
+    }
+
+    /// The sessions that were silent for `idle_us` at `now_us`, the oldest first.
+    pub fn take_idle(&mut self, now_us: u64, idle_us: u64) -> Vec<Session> {
+        self.take_where(|session| now_us.saturating_sub(session.last_seen_us) >= idle_us)
+    }
+
+    /// All that are left, the oldest first.
+    pub fn take_all(&mut self) -> Vec<Session> {
+        self.take_where(|_| true)
+    }
+
+    fn take_where(&mut self, mut is_over: impl FnMut(&Session) -> bool) -> Vec<Session> {
+        let over = self.sessions.extract_if(|_, session| is_over(session));
+        let mut over: Vec<Session> = over.map(|(_, session)| session).collect();
+        over.sort_by(|a, b| (a.start_us, &a.key).cmp(&(b.start_us, &b.key)));
+        over
+    }
+
+    /// Chunks of how many flows were in no session, because there were too many.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}
