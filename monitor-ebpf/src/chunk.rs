@@ -285,7 +285,8 @@ fn goes_on(own: &mut Half, peer: &Half, start: u32, coarse_ns: u64) {
         return;
     }
     // In the middle of the path, or at the client, what is sent at once comes a round trip later.
-    let gap_us = distance(low(drained), first_us).wrapping_sub(own.rtt_smoothed_us as i32);
+    let round_trip_us = rtt::shortest_us(own);
+    let gap_us = distance(low(drained), first_us).wrapping_sub(round_trip_us as i32);
     if gap_us < GAP_MIN_US as i32 {
         return;
     }
@@ -295,7 +296,7 @@ fn goes_on(own: &mut Half, peer: &Half, start: u32, coarse_ns: u64) {
         .wrapping_sub(low(peer.latest))
         .min(now.wrapping_sub(peer.reopened));
     let stalled_us = ticks_to_micros(quiet)
-        .saturating_sub(own.rtt_smoothed_us)
+        .saturating_sub(round_trip_us)
         .min(gap_us);
     let paused_us = gap_us.wrapping_sub(stalled_us);
     if stalled_us >= GAP_MIN_US {

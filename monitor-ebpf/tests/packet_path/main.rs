@@ -6,6 +6,7 @@ mod support;
 mod admission;
 mod chunks;
 mod clocks;
+mod conversations;
 mod handshake;
 mod hooks;
 mod keys;

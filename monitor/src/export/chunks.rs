@@ -77,10 +77,12 @@ pub struct ChunkRecord {
     pub start_time: Timestamp,
     /// From the request to the first byte.
     pub first_byte_us: Option<u64>,
-    /// From the first byte to the ACK of the last one; `null`: the end was not seen.
+    /// From the first byte to the last ACK; `null`: that was not seen.
     pub duration_us: Option<u64>,
     /// Payload without repetitions.
     pub bytes: u64,
+    /// Fewer where the connection or the capture ended before it.
+    pub acked_bytes: u64,
     pub rate_bps: Option<u64>,
     /// The highest rate that it could have shown; `null`: it shows none.
     pub testable_bps: Option<u64>,
@@ -184,6 +186,7 @@ impl Context<'_> {
             first_byte_us: chunk.first_byte_us(),
             duration_us: chunk.transfer_us(),
             bytes: chunk.bytes,
+            acked_bytes: chunk.acked_bytes,
             rate_bps: chunk.rate_bps(),
             testable_bps: judged.test.map(|test| test.testable_bps as u64),
             hd: hd

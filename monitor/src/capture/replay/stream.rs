@@ -110,7 +110,7 @@ pub struct Stream<S> {
 }
 
 enum Purpose {
-    Flows(FlowTable, Routes),
+    Flows(Box<FlowTable>, Routes),
     Windows(Box<Windows>),
 }
 
@@ -135,7 +135,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                 };
                 let mut flows = FlowTable::default();
                 flows.set_ladder(config.chunks.ladder());
-                Purpose::Flows(flows, Routes::default())
+                Purpose::Flows(Box::new(flows), Routes::default())
             }
             Attribution::On => {
                 let routes = Arc::new(ArcSwap::from_pointee(feeds::read_once(&config.path)?));

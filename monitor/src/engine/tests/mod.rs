@@ -3,6 +3,7 @@
 
 mod faults;
 mod routes;
+mod sessions;
 mod site;
 
 use std::collections::BTreeSet;

@@ -21,7 +21,7 @@ const WINDOW_S: u32 = 5;
 const MSS: u64 = 1_448;
 /// The rate of a chunk on an idle access line, bit/s.
 const RATE_BPS: f64 = 16e6;
-const SERVER: [u8; 4] = [203, 0, 113, 9];
+pub const SERVER: [u8; 4] = [203, 0, 113, 9];
 
 /// How much a home fetches, and from how far.
 #[derive(Clone, Copy, Debug)]

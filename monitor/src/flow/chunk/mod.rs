@@ -67,8 +67,9 @@ pub struct Chunk {
     pub end_us: Option<u64>,
     /// Whether everything was acknowledged.
     pub is_over: bool,
-    /// Payload without repetitions; of a chunk that is not over, what was acknowledged.
+    /// Payload without repetitions, and how much of it was acknowledged.
     pub bytes: u64,
+    pub acked_bytes: u64,
     /// Silence before the request since the end of the chunk before; 0 where that was not over.
     pub idle_us: Option<u64>,
     /// Gaps in it that the server made, and that the player made.
@@ -128,7 +129,8 @@ impl Chunk {
             first_us,
             end_us: end_us.map(|end_us| end_us.max(first_us)),
             is_over,
-            bytes: all.saturating_sub(u64::from(progress.unacknowledged)),
+            bytes: all,
+            acked_bytes: all.saturating_sub(u64::from(progress.unacknowledged)),
             idle_us: None,
             stalls: chunk.stalls.into(),
             stalled_us: chunk.stalled_us.into(),
@@ -167,10 +169,10 @@ impl Chunk {
         Some(self.first_us.saturating_sub(self.request_us?))
     }
 
-    /// Delivered rate, bit/s.
+    /// Delivered rate, bit/s: of what was acknowledged.
     pub fn rate_bps(&self) -> Option<u64> {
         let transfer_us = self.transfer_us()?;
-        (self.bytes > 0).then(|| (self.bytes as f64 * 8e6 / transfer_us as f64) as u64)
+        (self.acked_bytes > 0).then(|| (self.acked_bytes as f64 * 8e6 / transfer_us as f64) as u64)
     }
 
     /// Mean RTT of its data, µs.

@@ -60,11 +60,11 @@ impl Model {
             Some(window) if !idle => window.max(actual),
             _ => actual,
         };
-        let bytes = chunk.bytes as f64;
+        let bytes = chunk.acked_bytes as f64;
         let (rounds, before_last) = slow_start(window, bytes);
         self.window = Some(window * f64::from(rounds - 1).exp2());
         self.end_us = chunk.end_us;
-        if chunk.stalls > 0 || chunk.pauses > 0 || chunk.bytes == 0 {
+        if chunk.stalls > 0 || chunk.pauses > 0 || chunk.acked_bytes == 0 {
             return None;
         }
         let (rtt_us, transfer_us) = (rtt_us?, chunk.transfer_us()? as f64);

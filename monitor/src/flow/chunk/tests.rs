@@ -30,6 +30,7 @@ pub(super) fn chunk(bytes: u64, transfer_us: u64) -> Chunk {
         end_us: Some(first_us + transfer_us),
         is_over: true,
         bytes,
+        acked_bytes: bytes,
         idle_us: None,
         stalls: 0,
         stalled_us: 0,
@@ -105,7 +106,7 @@ fn sequence_numbers_may_turn_more_than_once() {
     let mut report = report();
     report.chunk.payload_kib = u32::MAX - 100;
     // Two turns and 3,000 bytes, of which 40 MB were sent again.
-    report.progress.payload_kib = ((2u64 << 32) + 3_000 + 40_000_000 >> 10) as u32 - 101;
+    report.progress.payload_kib = (((2u64 << 32) + 3_000 + 40_000_000) >> 10) as u32 - 101;
     let chunk = Chunk::reported(&report, READ);
     assert_eq!(chunk.bytes, (2 << 32) + 3_000);
 }
@@ -125,7 +126,10 @@ fn what_is_under_way_has_come_as_far_as_its_acks() {
     receiver.acked = pack(4_000, 60_000);
     receiver.last_seen_ns = READ.monotonic_ns - 100_000_000;
     let chunk = Chunk::under_way(&sender, &receiver, READ).expect("there is one");
-    assert_eq!((chunk.bytes, chunk.is_over), (3_000, false));
+    assert_eq!(
+        (chunk.bytes, chunk.acked_bytes, chunk.is_over),
+        (10_000, 3_000, false)
+    );
     assert_eq!(chunk.transfer_us(), Some(900_000));
 }
 
