@@ -190,8 +190,15 @@ pub fn drained(own: &Half, peer: &Half, ack: u32, advance: i32, now_ns: u64) -> 
     if advance <= peer.mss as i32 {
         let waited = ticks(now_ns).wrapping_sub(low(peer.latest));
         let waited_us = ticks_to_micros(waited);
-        if rtt::is_delayed(own, waited_us) {
-            now_us = now_us.wrapping_sub(waited_us.wrapping_sub(rtt::shortest_us(own)));
+        // Not by the shortest RTT, as for RTT samples: a queue that fills would pass for a delay.
+        let smoothed_us = own.rtt_smoothed_us;
+        let usual_us = smoothed_us
+            .wrapping_add(own.rtt_variation_us.wrapping_mul(4))
+            .max(own.rtt_current.rtt_max_us);
+        let excess_us = waited_us.wrapping_sub(usual_us);
+        let delayed = (rtt::ACK_DELAY_MIN_US..=rtt::ACK_DELAY_MAX_US).contains(&excess_us);
+        if smoothed_us != 0 && delayed {
+            now_us = now_us.wrapping_sub(waited_us.wrapping_sub(smoothed_us));
         }
     }
     pack(ack, now_us)

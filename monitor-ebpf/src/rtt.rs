@@ -25,9 +25,9 @@ pub fn elapsed(sent_us: u32, now_us: u32) -> Option<u32> {
 
 /// A delayed ACK waits at least this long, less a tick: 40 ms on Linux (`TCP_DELACK_MIN`) and
 /// Windows, 100 ms and 200 ms elsewhere ...
-const ACK_DELAY_MIN_US: u32 = 35_000;
+pub const ACK_DELAY_MIN_US: u32 = 35_000;
 /// ... and at most this long (RFC 1122, 4.2.3.2).
-const ACK_DELAY_MAX_US: u32 = 500_000;
+pub const ACK_DELAY_MAX_US: u32 = 500_000;
 
 /// Whether an RTT sample holds the wait of a delayed ACK: for the ACK of a lone segment that is
 /// not full, which a receiver may hold back (RFC 5681, 4.2), where it took longer than the flow's

@@ -2,7 +2,12 @@
 //! "An Internet-Wide Analysis of Traffic Policing", SIGCOMM 2016, validation set): five chunks are
 //! found in each, with their sizes and with rates that their path allows.
 
-use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use lastmile::export::{record::FlowRecord, schema::validate_line};
 
@@ -24,7 +29,7 @@ struct Truth {
     chunk_delay_us: u64,
 }
 
-fn truth(folder: &PathBuf) -> BTreeMap<String, Truth> {
+fn truth(folder: &Path) -> BTreeMap<String, Truth> {
     let text = fs::read_to_string(folder.join("truth.csv")).expect("truth.csv can be read");
     let mut lines = text.lines();
     let names: Vec<_> = lines.next().expect("a header").split(',').collect();
@@ -48,7 +53,7 @@ fn truth(folder: &PathBuf) -> BTreeMap<String, Truth> {
 }
 
 /// The flows of the server's port, as `lastmile replay` tells of them.
-fn flows(capture: &PathBuf) -> Vec<FlowRecord> {
+fn flows(capture: &Path) -> Vec<FlowRecord> {
     let output = Command::new(env!("CARGO_BIN_EXE_lastmile"))
         .arg("replay")
         .arg(capture)

@@ -226,15 +226,41 @@ fn responses_that_overlap_are_one_chunk() {
 
 #[test]
 fn a_delayed_ack_of_the_end_is_no_part_of_the_duration() {
-    let mut wire = one_response();
-    wire.sees(1_000_000, wire.client().data(100, 100).ack(3_000));
-    wire.sees(1_010_000, wire.server().data(3_000, 2_000).ack(200));
-    wire.sees(1_030_000, wire.client().data(200, 0).ack(5_000));
-    wire.sees(1_030_010, wire.server().data(5_000, 300).ack(200));
-    wire.sees(1_090_010, wire.client().data(200, 0).ack(5_300));
+    let mut wire = Wire::established();
+    wire.sees(100_000, wire.client().data(0, 100));
+    let mut at_us = 110_000;
+    for flight in 0..10 {
+        wire.sees(at_us, wire.server().data(flight * 2_000, 2_000).ack(100));
+        at_us += 20_000;
+        wire.sees(
+            at_us,
+            wire.client().data(100, 0).ack(flight * 2_000 + 2_000),
+        );
+    }
+    wire.sees(at_us, wire.server().data(20_000, 300).ack(100));
+    wire.sees(at_us + 60_000, wire.client().data(100, 0).ack(20_300));
     let (_, progress) = now(&wire);
-    let late_us = progress.end_us.wrapping_sub(at(1_050_010));
-    assert!(late_us.wrapping_add(1_100) < 2_200, "{late_us}");
+    let end_us = progress.end_us.wrapping_sub(at(0));
+    assert!(end_us.abs_diff(at_us + 20_000) < 100, "{end_us}");
+}
+
+#[test]
+fn a_queue_that_fills_is_no_delay_of_an_ack() {
+    let mut wire = Wire::established();
+    wire.sees(100_000, wire.client().data(0, 100));
+    let mut at_us = 110_000;
+    for flight in 0..10 {
+        wire.sees(at_us, wire.server().data(flight * 2_000, 2_000).ack(100));
+        at_us += 20_000 + flight * 30_000;
+        wire.sees(
+            at_us,
+            wire.client().data(100, 0).ack(flight * 2_000 + 2_000),
+        );
+    }
+    wire.sees(at_us, wire.server().data(20_000, 300).ack(100));
+    at_us += 320_000;
+    wire.sees(at_us, wire.client().data(100, 0).ack(20_300));
+    assert_eq!(now(&wire).1.end_us, at(at_us));
 }
 
 #[test]
