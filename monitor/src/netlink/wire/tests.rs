@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::path::fib::{Action, Hop, Leads, Nexthop, Rule};
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
