@@ -262,7 +262,7 @@ fn described_path(path: &crate::path::Path) -> String {
             .map(|router| format!("told by {router}")),
     );
     if !path.communities.is_empty() {
-        let all: Vec<String> = path.communities.iter().map(ToString::to_string).collect();
+        let all: Vec<String> = path.communities.iter().map(|one| one.to_string()).collect();
         parts.push(format!("communities {}", all.join(" ")));
     }
     parts.join(", ")

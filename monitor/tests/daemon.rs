@@ -499,6 +499,27 @@ fn prometheus_finds_the_counters_on_loopback() {
     while !watched(&get("/metrics")) {
         assert!(begin.elapsed() < PATIENCE, "{}", get("/metrics"));
     }
+    // Routes, peers, churn and staleness are there, whatever the sources are.
+    let metrics = get("/metrics");
+    for name in [
+        "route_prefixes_file",
+        "route_prefixes_bmp",
+        "route_prefixes_mrt",
+        "bmp_routers_connected",
+        "bmp_peers",
+        "bmp_routes",
+        "route_prefixes_changed_total",
+        "bmp_announcements_total",
+        "bmp_withdrawals_total",
+        "route_sources_stale",
+        "bmp_routers_stale",
+    ] {
+        let line = format!("lastmile_{name} ");
+        assert!(
+            metrics.lines().any(|there| there.starts_with(&line)),
+            "{name}\n{metrics}"
+        );
+    }
     let health = get("/healthz");
     assert!(health.starts_with("HTTP/1.1 200"), "{health}");
     daemon.signal(libc::SIGTERM);

@@ -178,6 +178,11 @@ fn run(task: Task) -> Result<ExitCode> {
             ..
         } => bench::replay(&arguments),
         Task::Bench {
+            subject: bench::Subject::Routes,
+            arguments,
+            ..
+        } => bench::routes(&arguments),
+        Task::Bench {
             subject: bench::Subject::Packet,
             kernel,
             arguments,

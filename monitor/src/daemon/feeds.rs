@@ -32,7 +32,8 @@ use crate::path::{FileError, Publisher, Routes, Source, SourceTable};
 
 /// How often files are looked at and sessions are timed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// After a batch could not be published because the table before the last is still read.
+/// After a batch could not be published because the table before the last is still read, or was
+/// not all that changed.
 const PUBLISH_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// The sources, as the daemon sees them.
@@ -226,7 +227,7 @@ impl Worker {
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut batch = Vec::with_capacity(QUEUE);
         loop {
-            let waits = !self.unpublished.is_empty();
+            let waits = !self.unpublished.is_empty() || self.sessions.rib().has_changes();
             tokio::select! {
                 received = arrivals.recv_many(&mut batch, QUEUE), if listens => {
                     listens = received > 0;
@@ -268,9 +269,9 @@ impl Worker {
 
     /// Hands out what routers changed.
     fn publish_bmp(&mut self) {
-        if self.sessions.rib().has_changes() {
-            let changes = self.sessions.rib().take_changes();
-            self.unpublished.extend(changes);
+        // What could not be published waits; what changes meanwhile is decided when its turn comes.
+        if self.unpublished.is_empty() && self.sessions.rib().has_changes() {
+            self.unpublished = self.sessions.rib().take_changes();
         }
         if self.unpublished.is_empty() {
             return;
@@ -447,6 +448,7 @@ impl Worker {
             ("bmp_routers_stale", count(|router| router.is_stale)),
             ("bmp_peers", routers.iter().map(|router| router.peers).sum()),
             ("bmp_routes", size.routes as u64),
+            ("bmp_attribute_bytes", size.attribute_bytes as u64),
             ("bmp_sessions", totals.sessions),
             (
                 "bmp_sessions_refused",

@@ -21,7 +21,8 @@ use crate::verdict::log_name;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Entries of a status record that say how much there is, and not how much there was.
-const GAUGES: [&str; 14] = [
+const GAUGES: [&str; 15] = [
+    "bmp_attribute_bytes",
     "bmp_peers",
     "bmp_routers",
     "bmp_routers_connected",

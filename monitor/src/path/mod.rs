@@ -53,7 +53,9 @@ pub use intern::Paths;
 pub use names::IspNames;
 pub use nlri::{Family, Nlri};
 pub use publish::{Changed, Publisher};
-pub use route::{Community, Connectivity, Location, Path, Preference, Route, Source, SourceSet};
+pub use route::{
+    Communities, Community, Connectivity, Location, Path, Preference, Route, Source, SourceSet,
+};
 pub use rules::{Attributes, Interconnect, Rules};
 pub use table::SourceTable;
 pub use update::{Announced, Told, Update, UpdateError};

@@ -87,6 +87,69 @@ impl<'de> Deserialize<'de> for Community {
     }
 }
 
+/// A route's communities: sorted, without duplicates, and small, because a full table has hundreds
+/// of thousands of such lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Communities {
+    /// Four bytes each.
+    standard: Box<[u32]>,
+    /// Rare. Twelve bytes each.
+    large: Box<[(u32, u32, u32)]>,
+}
+
+impl Communities {
+    /// Takes them in any order.
+    pub fn new(communities: &[Community]) -> Self {
+        let mut standard = Vec::with_capacity(communities.len());
+        let mut large = Vec::new();
+        for community in communities {
+            match *community {
+                Community::Standard(asn, value) => {
+                    standard.push(u32::from(asn) << 16 | u32::from(value));
+                }
+                Community::Large(asn, first, second) => large.push((asn, first, second)),
+            }
+        }
+        standard.sort_unstable();
+        standard.dedup();
+        large.sort_unstable();
+        large.dedup();
+        Self {
+            standard: standard.into(),
+            large: large.into(),
+        }
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Community> {
+        let standard = self.standard.iter();
+        let standard = standard.map(|both| Community::Standard((both >> 16) as u16, *both as u16));
+        let large = self.large.iter();
+        standard.chain(large.map(|&(asn, first, second)| Community::Large(asn, first, second)))
+    }
+
+    pub fn contains(&self, community: Community) -> bool {
+        match community {
+            Community::Standard(asn, value) => {
+                let both = u32::from(asn) << 16 | u32::from(value);
+                self.standard.binary_search(&both).is_ok()
+            }
+            Community::Large(asn, first, second) => {
+                self.large.binary_search(&(asn, first, second)).is_ok()
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.standard.is_empty() && self.large.is_empty()
+    }
+
+    /// Memory behind it.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.standard) + size_of_val(&*self.large)
+    }
+}
+
 /// What BGP's decision process compares (RFC 4271, 9.1.2.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Preference {
@@ -117,8 +180,7 @@ pub struct Path {
     pub next_hop: Option<IpAddr>,
     /// The router that told, by its name in the configuration or on the wire.
     pub router: Option<Arc<str>>,
-    /// Sorted, without duplicates.
-    pub communities: Box<[Community]>,
+    pub communities: Communities,
     /// Egress interface; this host's own routes only.
     pub interface: Option<Arc<str>>,
     /// A file's own word for the access network.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Community, Connectivity};
+use super::{Communities, Connectivity};
 use crate::config::InterconnectRule;
 
 /// What the rules look at: the merged attributes of one way.
@@ -16,7 +16,8 @@ pub struct Attributes<'a> {
     pub gateway: Option<IpAddr>,
     pub peer_asn: Option<u32>,
     pub peer_address: Option<IpAddr>,
-    pub communities: &'a [Community],
+    /// `None`: no source tells any.
+    pub communities: Option<&'a Communities>,
     pub router: Option<&'a str>,
 }
 
@@ -98,8 +99,8 @@ fn matches(rule: &InterconnectRule, attributes: &Attributes<'_>) -> bool {
         && any_of(&rule.peer_address, attributes.peer_address)
         && any_of(&rule.router, attributes.router)
         && (rule.community.is_empty()
-            || rule
-                .community
-                .iter()
-                .any(|community| attributes.communities.contains(community)))
+            || attributes.communities.is_some_and(|communities| {
+                let mut wanted = rule.community.iter();
+                wanted.any(|community| communities.contains(*community))
+            }))
 }

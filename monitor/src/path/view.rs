@@ -288,7 +288,7 @@ impl Routes {
             gateway: None,
             peer_asn,
             peer_address: bgp_path.and_then(|path| path.peer_address),
-            communities: bgp_path.map_or(&[][..], |path| &path.communities),
+            communities: bgp_path.map(|path| &path.communities),
             router: bgp_path.and_then(|path| path.router.as_deref()),
         };
         let Some(kernel) = kernel.filter(|way| !way.hops.is_empty()) else {

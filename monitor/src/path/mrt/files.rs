@@ -119,9 +119,11 @@ pub fn read(bytes: &[u8]) -> Result<(Rib, Counters), RecordError> {
 
 fn best_of_each(mut rib: Rib) -> SourceTable {
     let mut table = SourceTable::default();
-    for (prefix, path) in rib.take_changes() {
-        if let Some(path) = path {
-            table.insert(prefix, path);
+    while rib.has_changes() {
+        for (prefix, path) in rib.take_changes() {
+            if let Some(path) = path {
+                table.insert(prefix, path);
+            }
         }
     }
     table

@@ -10,17 +10,23 @@
 //! the peer's End-of-RIB, or at [`Rib::sweep`].
 
 mod best;
+mod decide;
 mod entries;
 mod path;
+mod purge;
+mod slot;
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use self::decide::Decided;
 use self::entries::{Entries, Entry};
+use self::slot::Slot;
 use super::bmp::{Message, Peer, PeerIdentity, PeerType, PeerUp, RibView};
 use super::{Family, Path, Paths, Update};
 
@@ -32,6 +38,9 @@ pub use self::path::Teller;
 pub const MAX_ROUTES_PER_PEER: usize = 4_000_000;
 /// Routes in all, 16 bytes each and about as much for their place in the tree.
 pub const MAX_ROUTES: usize = 8_000_000;
+/// Changes in one batch: a full table that comes or goes takes a second, and others' changes do not
+/// wait for it.
+pub const MAX_BATCH: usize = 20_000;
 /// Memory for attributes: a full table needs about 70 MiB of it.
 pub const MAX_ATTRIBUTE_BYTES: usize = 256 << 20;
 /// Tables of peers.
@@ -77,49 +86,6 @@ struct PeerFacts {
     local_asn: Option<u32>,
 }
 
-/// One table of one peer.
-#[derive(Debug)]
-struct Slot {
-    router: u32,
-    identity: PeerIdentity,
-    view: RibView,
-    teller: Teller,
-    /// Counts the times its peer, or its router, began anew, wrapping: routes told before that
-    /// are old.
-    generation: u8,
-    /// Whether `teller` is of this generation.
-    is_told: bool,
-    /// By family.
-    routes: [usize; 2],
-    /// There may be old routes.
-    has_old: [bool; 2],
-    /// Routes older than this generation wait to be taken out of the tree.
-    purge: [Option<u8>; 2],
-}
-
-impl Slot {
-    /// What it told so far is old.
-    fn begin_anew(&mut self) {
-        self.generation = self.generation.wrapping_add(1);
-        self.is_told = false;
-        for at in 0..2 {
-            self.has_old[at] |= self.routes[at] > 0;
-        }
-    }
-
-    /// What was told before this generation goes.
-    fn purge(&mut self) {
-        self.purge = [Some(self.generation); 2];
-    }
-
-    /// Whether an entry of this table outlives the purge that waits.
-    fn outlives(&self, entry: &Entry, family: usize) -> bool {
-        // Generations wrap: ages do not, within far more sessions than can wait.
-        let age = |generation| self.generation.wrapping_sub(generation);
-        self.purge[family].is_none_or(|oldest| age(entry.generation()) <= age(oldest))
-    }
-}
-
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
@@ -158,7 +124,7 @@ pub struct Rib {
     v6: PrefixMap<Ipv6Net, Entries>,
     routes: usize,
     paths: Paths,
-    touched: HashSet<IpNet>,
+    touched: HashSet<IpNet, RandomState>,
     /// A better table of some router appeared, by family: every prefix may have changed.
     decide_again: [bool; 2],
     has_purge: bool,
@@ -522,7 +488,8 @@ impl Rib {
     }
 
     /// What changed since the last call: prefixes and their best way now. A prefix may be among
-    /// them whose best way is the same as before.
+    /// them whose best way is the same as before. At most [`MAX_BATCH`] of them: while there are
+    /// more, [`Rib::has_changes`].
     pub fn take_changes(&mut self) -> Vec<Change> {
         self.bury();
         for (at, again) in std::mem::take(&mut self.decide_again)
@@ -535,11 +502,24 @@ impl Rib {
                 self.touched.extend(self.v6.keys().map(IpNet::from));
             }
         }
-        let touched = std::mem::take(&mut self.touched);
-        let changes = touched
-            .into_iter()
-            .map(|prefix| (prefix, self.best(&prefix).cloned()))
-            .collect();
+        let touched: Vec<IpNet> = if self.touched.len() <= MAX_BATCH {
+            std::mem::take(&mut self.touched).into_iter().collect()
+        } else {
+            let batch: Vec<IpNet> = self.touched.iter().take(MAX_BATCH).copied().collect();
+            for prefix in &batch {
+                self.touched.remove(prefix);
+            }
+            batch
+        };
+        let mut changes = Vec::with_capacity(touched.len());
+        for prefix in touched {
+            let best = match self.decide(&prefix) {
+                None => None,
+                Some(Decided::AsTold(path)) => Some(Arc::clone(path)),
+                Some(Decided::Completed(path)) => Some(self.paths.intern(path)),
+            };
+            changes.push((prefix, best));
+        }
         self.paths.tidy();
         changes
     }
@@ -547,125 +527,6 @@ impl Rib {
     /// Whether anything changed since the last [`Rib::take_changes`].
     pub fn has_changes(&self) -> bool {
         self.has_purge || !self.touched.is_empty() || self.decide_again != [false; 2]
-    }
-
-    /// Takes the old routes that wait for it out of the tree, all of them in one walk.
-    fn bury(&mut self) {
-        if !std::mem::take(&mut self.has_purge) {
-            return;
-        }
-        let slots = &mut self.slots;
-        let [in_v4, in_v6] = [0, 1].map(|at| {
-            slots
-                .iter()
-                .any(|slot| slot.purge[at].is_some() && slot.has_old[at])
-        });
-        let mut touched = Vec::new();
-        let mut empty = Vec::new();
-        let mut gone = 0;
-        let mut visit = |prefix: IpNet, entries: &mut Entries, at: usize| {
-            let stays =
-                |slots: &[Slot], known: &Entry| slots[known.slot() as usize].outlives(known, at);
-            if entries.as_slice().iter().all(|known| stays(slots, known)) {
-                return;
-            }
-            let is_left = entries.retain(|known| {
-                let stays = stays(slots, known);
-                if !stays {
-                    slots[known.slot() as usize].routes[at] -= 1;
-                    gone += 1;
-                }
-                stays
-            });
-            touched.push(prefix);
-            if !is_left {
-                empty.push(prefix);
-            }
-        };
-        if in_v4 {
-            for (prefix, entries) in self.v4.iter_mut() {
-                visit(prefix.into(), entries, Family::V4.index());
-            }
-        }
-        if in_v6 {
-            for (prefix, entries) in self.v6.iter_mut() {
-                visit(prefix.into(), entries, Family::V6.index());
-            }
-        }
-        self.routes -= gone;
-        for prefix in empty {
-            self.take_out(prefix);
-        }
-        self.touched.extend(touched);
-
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            for family in 0..2 {
-                if let Some(oldest) = slot.purge[family].take() {
-                    slot.has_old[family] &= oldest != slot.generation;
-                }
-            }
-            let key = (slot.router, slot.identity, slot.view);
-            let at = at as u32;
-            if !slot.is_told && slot.routes == [0; 2] && self.tables.get(&key) == Some(&at) {
-                self.tables.remove(&key);
-                self.free.push(at);
-            }
-        }
-    }
-
-    /// The best way to exactly this prefix.
-    pub fn best(&self, prefix: &IpNet) -> Option<&Arc<Path>> {
-        let entries = match prefix {
-            IpNet::V4(prefix) => self.v4.get(prefix),
-            IpNet::V6(prefix) => self.v6.get(prefix),
-        };
-        self.best_of(entries?.as_slice(), Family::of(prefix).index())
-            .map(|entry| &entry.path)
-    }
-
-    fn best_of<'a>(&self, entries: &'a [Entry], family: usize) -> Option<&'a Entry> {
-        let candidate = |entry: &&'a Entry| {
-            let slot = &self.slots[entry.slot() as usize];
-            Candidate {
-                path: &entry.path,
-                peer_address: slot
-                    .teller
-                    .peer_address
-                    .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-                path_id: entry.path_id,
-            }
-        };
-        entries
-            .iter()
-            .filter(|entry| {
-                let slot = &self.slots[entry.slot() as usize];
-                let router = &self.routers[slot.router as usize];
-                router.view[family] == Some(slot.view)
-            })
-            .max_by(|a, b| best::compare(&candidate(a), &candidate(b)))
-    }
-
-    /// Every way to exactly this prefix.
-    pub fn ways(&self, prefix: &IpNet) -> Vec<Way> {
-        let entries = match prefix {
-            IpNet::V4(prefix) => self.v4.get(prefix),
-            IpNet::V6(prefix) => self.v6.get(prefix),
-        };
-        let entries = entries.map_or(&[][..], Entries::as_slice);
-        let family = Family::of(prefix).index();
-        let best = self.best_of(entries, family);
-        entries
-            .iter()
-            .map(|entry| {
-                let slot = &self.slots[entry.slot() as usize];
-                Way {
-                    view: slot.view,
-                    path: Arc::clone(&entry.path),
-                    is_old: entry.generation() != slot.generation,
-                    is_best: best.is_some_and(|best| std::ptr::eq(best, entry)),
-                }
-            })
-            .collect()
     }
 
     /// How much there is.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::attributes::AS_TRANS;
-use super::super::{Path, Told};
+use super::super::{Communities, Path, Told};
 
 /// Whose announcement it is.
 #[derive(Clone, Debug)]
@@ -77,9 +77,10 @@ impl Teller {
             },
             peer_asn: neighbour.filter(is_public),
             peer_address: self.peer_address,
-            next_hop,
+            // A router's own routes come with 0.0.0.0.
+            next_hop: next_hop.filter(|hop| !hop.is_unspecified()),
             router: self.router.clone(),
-            communities: told.communities.as_slice().into(),
+            communities: Communities::new(&told.communities),
             preference,
             ..Path::default()
         }

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 
 use super::super::attributes::{AsPath, AsWidth};
@@ -138,7 +140,7 @@ impl Site {
     fn through(&self, prefix: &str) -> Option<u32> {
         let table = self.publisher.current();
         let path = table.get(&net(prefix)).cloned();
-        assert_eq!(path.as_ref(), self.rib.best(&net(prefix)));
+        assert_eq!(path, self.rib.best(&net(prefix)));
         path.and_then(|path| path.peer_asn)
     }
 }
@@ -333,13 +335,81 @@ fn a_routers_own_name_and_as_are_used() {
         up(a),
         announce(a, "10.0.0.0/8", &[64_500, 65_001, 64_501]),
     ]);
-    let path = site.rib.best(&net("10.0.0.0/8")).cloned().expect("there");
+    let path = site.rib.best(&net("10.0.0.0/8")).expect("there");
     assert_eq!(path.router.as_deref(), Some("edge-1"));
     assert_eq!(
         (path.peer_asn, path.origin_asn),
         (Some(65_001), Some(64_501))
     );
     assert_eq!(&**site.rib.name(site.router), "edge-1");
+}
+
+#[test]
+fn a_loc_rib_learns_the_session_from_the_peers_tables() {
+    let mut site = Site::new();
+    site.take([
+        announce(peer(POST, 2), "10.0.0.0/8", &[65_002, 64_501]),
+        announce(peer(POST, 1), "10.0.0.0/8", &[65_001, 64_501]),
+        announce(peer(LOC, 0), "10.0.0.0/8", &[64_500, 65_002, 64_501]),
+        announce(peer(LOC, 0), "11.0.0.0/8", &[64_500, 65_002, 64_501]),
+    ]);
+    assert_eq!(site.through("10.0.0.0/8"), Some(65_002));
+    let path = site.rib.best(&net("10.0.0.0/8")).expect("there");
+    assert_eq!(path.peer_address, Some(peer(POST, 2).identity.address));
+    let alone = site.rib.best(&net("11.0.0.0/8")).expect("there");
+    assert_eq!((alone.peer_asn, alone.peer_address), (Some(65_002), None));
+    // It is published again when the peer's own table tells it later, and when it is withdrawn.
+    site.take([announce(peer(POST, 2), "11.0.0.0/8", &[65_002, 64_501])]);
+    let told = |site: &Site| {
+        let table = site.publisher.current();
+        let path = table.get(&net("11.0.0.0/8")).expect("there");
+        path.peer_address
+    };
+    assert_eq!(told(&site), Some(peer(POST, 2).identity.address));
+    site.take([withdraw(peer(POST, 2), "11.0.0.0/8")]);
+    assert_eq!(told(&site), None);
+}
+
+#[test]
+fn of_two_sessions_with_one_neighbour_none_is_guessed() {
+    let mut site = Site::new();
+    let other_session = Peer {
+        asn: 65_001,
+        ..peer(POST, 7)
+    };
+    site.take([
+        announce(peer(POST, 1), "10.0.0.0/8", &[65_001, 64_501]),
+        announce(other_session, "10.0.0.0/8", &[65_001, 64_501]),
+        announce(peer(LOC, 0), "10.0.0.0/8", &[64_500, 65_001, 64_501]),
+    ]);
+    let path = site.rib.best(&net("10.0.0.0/8")).expect("there");
+    assert_eq!((path.peer_asn, path.peer_address), (Some(65_001), None));
+}
+
+#[test]
+fn what_is_too_much_for_a_batch_comes_with_the_next_ones() {
+    let mut site = Site::new();
+    let count = MAX_BATCH as u32 + 5;
+    for number in 0..count {
+        let prefix = format!("10.{}.{}.0/24", number >> 8 & 255, number & 255);
+        let prefix = prefix.replacen("10", &(10 + (number >> 16)).to_string(), 1);
+        let message = announce(peer(POST, 1), &prefix, &[65_001]);
+        site.rib.apply(site.router, &message).expect("room");
+    }
+    let mut batches = Vec::new();
+    while site.rib.has_changes() {
+        let changes = site.rib.take_changes();
+        batches.push(changes.len());
+        assert!(site.publisher.publish(changes).is_ok());
+    }
+    assert_eq!(batches, [MAX_BATCH, 5]);
+    assert_eq!(site.publisher.current().len(), MAX_BATCH + 5);
+    site.rib.forget(site.router);
+    while site.rib.has_changes() {
+        let changes = site.rib.take_changes();
+        assert!(site.publisher.publish(changes).is_ok());
+    }
+    assert!(site.publisher.current().is_empty());
 }
 
 /// One thing that happens to two routers with two peers each.

@@ -20,7 +20,7 @@ pub struct Known {
 impl From<&Path> for Known {
     fn from(path: &Path) -> Self {
         let mut communities: Vec<String> =
-            path.communities.iter().map(ToString::to_string).collect();
+            path.communities.iter().map(|one| one.to_string()).collect();
         communities.sort();
         Self {
             origin_asn: path.origin_asn,
