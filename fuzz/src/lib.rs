@@ -3,8 +3,13 @@
 //! `cargo xtask fuzz` runs the bodies under libFuzzer, millions of times; the test suite
 //! (`monitor/tests/fuzz.rs` includes this file) runs the same ones for seconds.
 
+#[path = "../../monitor/tests/support/announce.rs"]
+mod announce;
+mod bmp;
 mod capture;
+mod mrt;
 mod packet;
+mod recorded;
 mod seeds;
 mod tracker;
 
@@ -40,7 +45,21 @@ pub const CAPTURE: Target = Target {
     seeds: capture::seeds,
 };
 
-pub const TARGETS: [Target; 3] = [PACKET, TRACKER, CAPTURE];
+/// A router's BMP stream to the table that readers hold.
+pub const BMP: Target = Target {
+    name: "bmp",
+    run: bmp::run,
+    seeds: bmp::seeds,
+};
+
+/// An MRT file to a table.
+pub const MRT: Target = Target {
+    name: "mrt",
+    run: mrt::run,
+    seeds: mrt::seeds,
+};
+
+pub const TARGETS: [Target; 5] = [PACKET, TRACKER, CAPTURE, BMP, MRT];
 
 /// The folder that [`write_seeds`] writes to.
 pub const SEEDS_VARIABLE: &str = "LASTMILE_FUZZ_SEEDS";

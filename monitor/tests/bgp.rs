@@ -130,10 +130,10 @@ fn a_table_that_bird_writes_as_mrt_is_the_same_table() {
     let dumped = oracle::bgpdump(&dump);
     assert_eq!(dumped.len(), ROUTES, "{dumped:#?}");
     for (prefix, known) in expected() {
-        let is_told = |way: &oracle::Way| {
-            way.prefix == prefix.to_string()
-                && Some(way.peer_address) == known.peer_address
-                && Some(way.next_hop) == known.next_hop
+        let is_told = |line: &oracle::Line| {
+            line.prefix == prefix.to_string()
+                && Some(line.peer_address) == known.peer_address
+                && line.way.as_ref().map(|way| way.next_hop) == known.next_hop
         };
         assert!(dumped.iter().any(is_told), "{prefix}");
     }

@@ -107,3 +107,13 @@ fn any_conversation_leaves_states_that_make_sense() {
 fn captures_of_any_bytes_are_read_to_their_damage_and_each_flow_ends_once() {
     run(&fuzz::CAPTURE);
 }
+
+#[test]
+fn bmp_of_any_bytes_leaves_the_table_that_its_messages_make() {
+    run(&fuzz::BMP);
+}
+
+#[test]
+fn mrt_of_any_bytes_leaves_the_table_that_its_records_make() {
+    run(&fuzz::MRT);
+}

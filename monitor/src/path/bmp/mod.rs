@@ -9,5 +9,5 @@
 mod decoder;
 mod message;
 
-pub use decoder::{Counters, Decoder, FramingError};
+pub use decoder::{Counters, Decoder, FramingError, MAX_MESSAGE};
 pub use message::{BodyError, Message, Peer, PeerIdentity, PeerType, PeerUp, RibView};

@@ -85,6 +85,32 @@ impl Peer {
     }
 }
 
+/// Whether the entries of a RIB record have path identifiers (RFC 8050, 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PathIds {
+    None,
+    InEntries,
+}
+
+/// Whether prefix and entries end where the record does.
+fn fills(mut cursor: Cursor<'_>, family: Family, path_ids: PathIds) -> bool {
+    let mut walk = || -> Result<bool, Trouble> {
+        let length = cursor.u8()?;
+        read_prefix(&mut cursor, family, length)?;
+        for _ in 0..cursor.u16()? {
+            // Peer, time.
+            cursor.take(2 + 4)?;
+            if path_ids == PathIds::InEntries {
+                cursor.u32()?;
+            }
+            let length = cursor.u16()?;
+            cursor.take(usize::from(length))?;
+        }
+        Ok(cursor.is_empty())
+    };
+    walk().unwrap_or(false)
+}
+
 /// Takes records in their order.
 #[derive(Debug)]
 pub struct Loader {
@@ -182,14 +208,14 @@ impl Loader {
 
     /// RFC 6396, 4.3, and RFC 8050, 4.
     fn table_dump_v2(&mut self, subtype: u16, cursor: &mut Cursor<'_>) -> Result<(), Trouble> {
-        let (known, has_path_id) = match subtype {
+        let (known, mut path_ids) = match subtype {
             1 => return self.peer_index_table(cursor),
-            2 => (Some(Family::V4), false),
-            4 => (Some(Family::V6), false),
-            6 => (None, false),
-            8 => (Some(Family::V4), true),
-            10 => (Some(Family::V6), true),
-            12 => (None, true),
+            2 => (Some(Family::V4), PathIds::None),
+            4 => (Some(Family::V6), PathIds::None),
+            6 => (None, PathIds::None),
+            8 => (Some(Family::V4), PathIds::InEntries),
+            10 => (Some(Family::V6), PathIds::InEntries),
+            12 => (None, PathIds::InEntries),
             _ => return self.step_over(),
         };
         self.has_dump = true;
@@ -204,6 +230,13 @@ impl Loader {
                 }
             }
         };
+        // RFC 8050, 4.2, puts it in front of a generic record's prefix; GoBGP and OpenBGPD, which
+        // write such records, put it where the other kinds have it. One of them fills the record.
+        let mut of_prefix = 0;
+        if subtype == 12 && !fills(*cursor, family, path_ids) {
+            path_ids = PathIds::None;
+            of_prefix = cursor.u32()?;
+        }
         let length = cursor.u8()?;
         let prefix = read_prefix(cursor, family, length)?;
         let count = cursor.u16()?;
@@ -211,7 +244,10 @@ impl Loader {
         for _ in 0..count {
             let peer = usize::from(cursor.u16()?);
             cursor.u32()?; // time
-            let path_id = if has_path_id { cursor.u32()? } else { 0 };
+            let path_id = match path_ids {
+                PathIds::None => of_prefix,
+                PathIds::InEntries => cursor.u32()?,
+            };
             let length = cursor.u16()?;
             let block = cursor.take(usize::from(length))?;
             let peer = *self.peers.get(peer).ok_or(Trouble::Unreadable)?;
@@ -253,10 +289,10 @@ impl Loader {
             }
         }
         if let Some((_, _, path)) = best {
-            // One table for all: each prefix comes once.
+            // One table for all: each prefix, or each way to it, comes once.
             let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
             let slot = self.rib.table(self.router, 0, nobody, None)?;
-            self.rib.announce(slot, prefix, 0, path)?;
+            self.rib.announce(slot, prefix, of_prefix, path)?;
         }
         Ok(())
     }

@@ -83,7 +83,8 @@ impl Session {
             self.say(key(&gone.prefix), Said { route: None });
         }
         for announced in &update.announced {
-            let next_hop = announced.next_hop.map(|hop| hop.to_string());
+            let next_hop = announced.next_hop.filter(|hop| !hop.is_unspecified());
+            let next_hop = next_hop.map(|hop| hop.to_string());
             let route = said(&update.told, next_hop.unwrap_or_default());
             for nlri in &announced.nlri {
                 let route = Some(route.clone());
@@ -155,8 +156,14 @@ impl Session {
                     .flat_map(|list| list.split_whitespace().map(str::to_owned))
                     .collect();
                 communities.sort();
+                // Printed where there is none, and where the router says that it is itself.
+                let next_hop = text("bgp_nexthop");
                 let route = SaidRoute {
-                    next_hop: text("bgp_nexthop"),
+                    next_hop: if next_hop == "0.0.0.0" {
+                        String::new()
+                    } else {
+                        next_hop
+                    },
                     as_path: text("as_path"),
                     communities,
                 };
@@ -171,30 +178,46 @@ impl Session {
     }
 }
 
-/// A route of a table dump, as `bgpdump -m` prints it.
+/// What a line of `bgpdump -m` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct Line {
+    /// As `bgpdump` writes it: bits behind the prefix's length are not masked.
     pub prefix: String,
     pub peer_address: IpAddr,
+    /// `None`: withdrawn.
+    pub way: Option<Way>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    pub as_path: String,
     pub next_hop: IpAddr,
 }
 
 /// What `bgpdump` reads, in the file's order.
-pub fn bgpdump(file: &Path) -> Vec<Way> {
+pub fn bgpdump(file: &Path) -> Vec<Line> {
     let output = Command::new("bgpdump")
         .args(["-m", "-v"])
         .arg(file)
         .output()
         .expect("bgpdump runs");
-    let way = |line: &str| {
+    let line = |line: &str| {
         // TABLE_DUMP2|time|B|peer|peer AS|prefix|AS path|origin|next hop|preference|..
+        // A in place of B: announced by an UPDATE. W, without what is behind the prefix: withdrawn.
         let fields: Vec<&str> = line.split('|').collect();
-        Some(Way {
+        let way = match *fields.get(2)? {
+            "W" => None,
+            _ => Some(Way {
+                as_path: (*fields.get(6)?).to_owned(),
+                next_hop: fields.get(8)?.parse().ok()?,
+            }),
+        };
+        Some(Line {
             prefix: (*fields.get(5)?).to_owned(),
             peer_address: fields.get(3)?.parse().ok()?,
-            next_hop: fields.get(8)?.parse().ok()?,
+            way,
         })
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().filter_map(way).collect()
+    text.lines().filter_map(line).collect()
 }
