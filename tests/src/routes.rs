@@ -117,18 +117,23 @@ impl Ways {
         hops.collect()
     }
 
-    /// The daemon's prefix table: `prefix,origin_asn,isp,interconnect`. Where the kernel tells
-    /// the way, the last column is empty.
+    /// The daemon's prefix table: `prefix,origin_asn,isp,interconnect`. Where the kernel tells the
+    /// way, that column is empty, and another one says what no kernel knows: that our neighbour on
+    /// the exchange is the ISP itself.
     #[must_use]
     pub fn csv(&self, plan: &Plan) -> String {
-        let mut text = "prefix,origin_asn,isp,interconnect\n".to_owned();
+        let mut text = "prefix,origin_asn,isp,interconnect".to_owned();
+        if plan.routes == Source::Kernel {
+            text += ",peer_asn";
+        }
+        text.push('\n');
         for way in &self.0 {
-            let interconnect = match plan.routes {
-                Source::Kernel => "",
-                _ => plan.interconnects[way.interconnect].as_str(),
-            };
             let (asn, isp) = (plan.asns[way.isp], &plan.isps[way.isp]);
-            text += &format!("{},{asn},{isp},{interconnect}\n", way.prefix);
+            text += &format!("{},{asn},{isp},", way.prefix);
+            text += &match plan.routes {
+                Source::Kernel => format!(",{asn}\n"),
+                _ => format!("{}\n", plan.interconnects[way.interconnect]),
+            };
         }
         text
     }
@@ -234,7 +239,11 @@ mod tests {
     fn with_live_routes_no_file_tells_the_way() {
         let kernel = plan(Source::Kernel);
         let csv = Ways::at_first(&kernel).csv(&kernel);
-        assert!(csv.lines().skip(1).all(|row| row.ends_with(',')), "{csv}");
+        assert!(csv.lines().skip(1).all(|row| row.contains(",,")), "{csv}");
+        assert!(
+            csv.contains("\n198.18.0.0/24,64501,Northnet,,64501\n"),
+            "{csv}"
+        );
         let bgp = configuration(&plan(Source::Bgp));
         assert!(!bgp.contains_key("prefixes_csv"), "{bgp}");
     }

@@ -31,7 +31,7 @@ const TEST_UNDER_LOCKDOWN: &str = "load";
 /// The test executable that is about a service of systemd.
 const TEST_UNDER_SYSTEMD: &str = "service";
 /// Test executables that no kernel matters to.
-const TESTS_WITHOUT_KERNEL: [&str; 2] = ["replay", "fuzz"];
+const TESTS_WITHOUT_KERNEL: [&str; 4] = ["replay", "fuzz", "mrt", "routing_captures"];
 const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
@@ -47,7 +47,12 @@ const LADDER_VARIABLE: &str = "LASTMILE_LADDER";
 const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
 
 /// Scenarios that are played once more with other sources of routes than their own.
-const SCENARIOS_WITH_ROUTES: [(&str, Routes); 1] = [("interconnect", Routes::Bgp)];
+const SCENARIOS_WITH_ROUTES: [(&str, Routes); 4] = [
+    ("healthy", Routes::Bgp),
+    ("interconnect", Routes::Bgp),
+    ("interconnect", Routes::Kernel),
+    ("isp", Routes::Kernel),
+];
 
 /// Test executables that start BGP daemons: those run on this machine only.
 const TESTS_WITH_DAEMONS: &str = "bgp";

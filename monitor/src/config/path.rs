@@ -135,8 +135,11 @@ pub struct Ports {
     /// CSV file that a poller appends to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csv: Option<PathBuf>,
-    /// Base URL of a Prometheus that scrapes snmp_exporter.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Base URL of a Prometheus that scrapes snmp_exporter, by plain HTTP.
+    #[serde(
+        deserialize_with = "plain_http",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub prometheus: Option<String>,
     /// How often they are read, s.
     pub interval_s: u32,
@@ -230,6 +233,22 @@ impl InterconnectRule {
 pub struct PortName {
     pub device: String,
     pub interface: String,
+}
+
+/// The URL of a server that can be asked: TLS is not built in.
+fn plain_http<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let uri: Option<ureq::http::Uri> = text.parse().ok();
+    match uri.as_ref().map(|uri| (uri.scheme_str(), uri.host())) {
+        Some((Some("http"), Some(host))) if !host.is_empty() => Ok(Some(text)),
+        Some((Some("https"), _)) => Err(de::Error::custom(format!(
+            "`{text}` needs TLS, which is not built in: name an http:// address, such as a proxy \
+             on this host"
+        ))),
+        _ => Err(de::Error::custom(format!(
+            "`{text}` is no URL of a Prometheus: write one such as \"http://127.0.0.1:9090\""
+        ))),
+    }
 }
 
 /// One value, or a list of them.

@@ -143,6 +143,23 @@ fn a_wrong_destination_says_what_would_be_right() {
 }
 
 #[test]
+fn a_prometheus_that_cannot_be_asked_is_refused_with_a_caret_under_it() {
+    let text = refused("[path.ports]\nprometheus = \"https://prometheus.example\"\n");
+    assert!(
+        text.starts_with("test.toml:2:14: `https://prometheus.example` needs TLS"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with(&format!("  | {}{}", " ".repeat(13), "^".repeat(28))),
+        "{text}"
+    );
+    for wrong in ["127.0.0.1:9090", "prometheus", "http://", "ftp://host", ""] {
+        let text = refused(&format!("[path.ports]\nprometheus = \"{wrong}\"\n"));
+        assert!(text.contains("is no URL of a Prometheus"), "{text}");
+    }
+}
+
+#[test]
 fn thresholds_cannot_be_scaled_until_they_name_on_nothing() {
     for wrong in [
         "[verdict]\nbad_share = 0.5",

@@ -354,6 +354,82 @@ mod tests {
         assert_eq!(at(&folder, T + 25 * S), "ic-c");
     }
 
+    /// Gives this thread, and those it starts, a file system of this size at the folder.
+    fn mount_small(folder: &Folder, kib: u32) {
+        let path = std::ffi::CString::new(folder.0.to_str().expect("text")).expect("no NUL");
+        let size = std::ffi::CString::new(format!("size={kib}k")).expect("no NUL");
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let none = std::ptr::null();
+        // SAFETY: every pointer is to a string that ends with NUL and lives, or null where the
+        // kernel ignores it.
+        let failed = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) != 0
+                || libc::mount(none, c"/".as_ptr(), none, private, none.cast()) != 0
+                || libc::mount(
+                    c"none".as_ptr(),
+                    path.as_ptr(),
+                    c"tmpfs".as_ptr(),
+                    0,
+                    size.as_ptr().cast(),
+                ) != 0
+        };
+        assert!(!failed, "{}", std::io::Error::last_os_error());
+    }
+
+    #[test]
+    fn a_full_disk_is_a_gap_until_there_is_room_again() {
+        // SAFETY: no arguments, no failure.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("SKIPPED: a small file system needs root; `cargo xtask test` runs it as root");
+            return;
+        }
+        // The mount is the thread's own.
+        let tested = std::thread::spawn(|| {
+            let folder = Folder::new("recorder-full");
+            mount_small(&folder, 400);
+            let store = Store::open(&folder.file()).expect("opens");
+            let mut recorder = Recorder::start(store, "host", 35, T).expect("starts");
+            recorder.record(vec![seen(T + S, "ic-a")], T + 2 * S, Vec::new);
+            recorder.await_idle();
+
+            let filler = folder.0.join("filler");
+            let mut file = std::fs::File::create(&filler).expect("room for a name");
+            let full = loop {
+                if let Err(error) = std::io::Write::write_all(&mut file, &[0; 1_024]) {
+                    break error;
+                }
+            };
+            assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+            // More than any page that is left.
+            let many = |from_us: u64, name: &str| -> Vec<Entry> {
+                let entry = |at| seen(from_us + at, &format!("{name}-{at}"));
+                (0..200).map(entry).collect()
+            };
+            recorder.record(many(T + 3 * S, "lost"), T + 4 * S, Vec::new);
+            recorder.await_idle();
+            let recorded = recorder.recorded();
+            assert_eq!(
+                (recorded.written, recorded.lost, recorded.failures),
+                (1, 200, 1)
+            );
+            // What was there can be asked on the full disk too.
+            assert_eq!(at(&folder, T + 2 * S), "ic-a");
+
+            drop(file);
+            std::fs::remove_file(&filler).expect("it is there");
+            recorder.record(Vec::new(), T + 20 * S, || vec![seen(T + 20 * S, "ic-c")]);
+            recorder.record(Vec::new(), T + 30 * S, Vec::new);
+            recorder.stop();
+            assert_eq!(at(&folder, T + S), "ic-a");
+            let gap = at(&folder, T + 10 * S);
+            assert!(gap.starts_with("NotRecorded"), "{gap}");
+            assert_eq!(at(&folder, T + 25 * S), "ic-c");
+        });
+        if let Err(panic) = tested.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
     #[test]
     fn a_clock_that_was_set_back_begins_a_new_run() {
         let folder = Folder::new("recorder-clock");
