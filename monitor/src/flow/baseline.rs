@@ -174,6 +174,7 @@ impl Baseline {
         learn: bool,
         settings: &config::Baseline,
     ) {
+        let compared = self.usual(settings).is_some();
         let number = window / u64::from(settings.slot_windows);
         let oldest = number.saturating_sub(u64::from(settings.span_slots));
         let was_empty = self.slots.is_empty();
@@ -184,7 +185,7 @@ impl Baseline {
         }
         self.windows_seen = self.windows_seen.saturating_add(1);
         let span = u64::from(settings.span_slots) * u64::from(settings.slot_windows);
-        self.own.note(window, clients, span);
+        self.own.note(window, clients, compared, span);
         if !learn {
             return;
         }

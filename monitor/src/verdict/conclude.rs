@@ -16,7 +16,7 @@ pub fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
     let mut verdict = Verdict {
         degraded: Some(true),
         mechanisms: mechanisms(&clients),
-        partial: interconnect::maybe_bundle(scene, &place).is_some(),
+        partial: is_partial(scene, &place),
         confidence: confidence(scene, &place),
         evidence: symptoms(&clients),
         observations: clients.iter().map(|client| client.observations).sum(),
@@ -61,6 +61,15 @@ pub fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
         }
     }
     verdict
+}
+
+/// Whether what is bad may be a part of a bundle.
+fn is_partial(scene: &Scene<'_>, place: &Place) -> bool {
+    let of_ours = match place {
+        Place::Interconnect(name) => interconnect::part_of_bundle(scene, name).is_some(),
+        _ => false,
+    };
+    of_ours || interconnect::maybe_bundle(scene, place).is_some()
 }
 
 /// Whether a full port of ours leaves nothing for this segment to explain. Our own machine stays

@@ -204,8 +204,13 @@ impl Comparison {
     }
 }
 
-/// The largest chance that still counts as bad, over all that were tested, such that at most
-/// `share` of those called bad are so by chance (Benjamini and Hochberg, 1995). 0: none is.
+/// The chance up to which something counts as bad, over all that were tested, such that at most
+/// `share` of those called bad are so by chance (Benjamini and Hochberg, 1995): `share` of the
+/// part that is called bad. 0: none is.
+///
+/// Within those that are called bad each figure is held against the same chance (Benjamini and
+/// Bogomolov, "Selective inference on multiple families of hypotheses", 2014): one that is beyond
+/// all doubt must not make another's plain evidence look like chance.
 pub fn benjamini_hochberg(chances: &[f64], share: f64) -> f64 {
     let mut sorted = chances.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -214,8 +219,9 @@ pub fn benjamini_hochberg(chances: &[f64], share: f64) -> f64 {
         .iter()
         .enumerate()
         .rev()
-        .find(|(rank, chance)| **chance <= share * (rank + 1) as f64 / tests)
-        .map_or(0.0, |(_, chance)| *chance)
+        .map(|(rank, chance)| (share * (rank + 1) as f64 / tests, *chance))
+        .find(|(limit, chance)| chance <= limit)
+        .map_or(0.0, |(limit, _)| limit)
 }
 
 /// Probability that one more value of the baseline is at least `value`: Student's t, with a
@@ -370,7 +376,9 @@ mod tests {
             0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262,
             0.5719, 0.6528, 0.7590, 1.000,
         ];
-        assert_eq!(benjamini_hochberg(&chances, 0.05), 0.0095);
+        let limit = benjamini_hochberg(&chances, 0.05);
+        assert_eq!(chances.iter().filter(|chance| **chance <= limit).count(), 4);
+        assert_eq!(limit, 0.05 * 4.0 / 15.0);
         assert_eq!(benjamini_hochberg(&[0.5, 0.9], 0.05), 0.0);
         assert_eq!(benjamini_hochberg(&[], 0.05), 0.0);
     }

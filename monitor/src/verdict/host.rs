@@ -136,6 +136,11 @@ pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
             "only what leads to {interconnect} is bad, and its port may not be why"
         ));
     }
+    if let Place::Interconnect(interconnect) = place
+        && let Some(why) = interconnect::part_of_bundle(scene, interconnect)
+    {
+        return Finding::Open(why);
+    }
     if let Some(why) = served_well(scene) {
         return Finding::Rejected(why);
     }

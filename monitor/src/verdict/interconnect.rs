@@ -14,13 +14,14 @@
 //! A link may be a bundle (LAG, ECMP) of which one member is full. Then a part of the clients of
 //! every ISP behind it is bad, and no single client's line is to be blamed for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
 use super::host;
 use super::ports::{self, Says};
-use super::scene::{Client, Scene, Tally, tallies};
+use super::scene::{Client, Scene, Tally, Vote, tallies};
 
 /// ISPs that must agree.
 const MIN_ISPS: usize = 2;
@@ -32,6 +33,17 @@ const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
 /// One member of a bundle of 16, the usual limit of a LAG's hardware tables, carries twice this
 /// share of the clients.
 const MEMBER_SHARE: f64 = 0.03;
+/// With one bad member of two, half of the clients are bad, and chance moves that.
+const MOST_OF_BUNDLE: f64 = 0.7;
+/// Bad clients that make a part; fewer may be as many homes.
+const MIN_MEMBER_CLIENTS: u64 = 3;
+/// Nobody bad where so many are expected happens by chance in one of twenty cases (Poisson).
+const IMPROBABLE: f64 = 3.0;
+/// How much more often clients are bad behind a bad bundle than elsewhere.
+const SPECIFIC: f64 = 3.0;
+/// Windows within which clients became bad at the same time: what has one cause shows at different
+/// homes as soon as each of them fetches something.
+const AT_ONCE_WINDOWS: u64 = 2;
 /// Others of the same ISP that are bad at once: two more lines may be chance, a third is less
 /// likely than one cause.
 const TOGETHER: usize = 2;
@@ -68,6 +80,9 @@ fn everything(scene: &Scene<'_>) -> Finding {
 fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     let isps = scene.by_isp(interconnect);
     let port = ports::says(scene, interconnect);
+    if let Some(why) = part_of_bundle(scene, interconnect) {
+        return Finding::Open(why);
+    }
     if let Some((isp, tally)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
         let why = good_through(interconnect, isp, tally);
         return match port {
@@ -334,6 +349,60 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
     ))
 }
 
+/// Why a full member of a bundle of ours may be what hits clients behind it: about the same share
+/// of the clients of several ISPs is bad, and hardly anybody behind other interconnects.
+///
+/// Flows are spread over the members by a hash of their addresses and ports (IEEE 802.1AX), so that
+/// a member has its share of everybody.
+pub fn part_of_bundle(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
+    let mut isps: BTreeMap<&str, Settled> = BTreeMap::new();
+    let (mut here, mut elsewhere) = (Settled::default(), Settled::default());
+    for vote in scene.rest {
+        if &*vote.cell.interconnect == interconnect {
+            here.add(vote);
+            isps.entry(&*vote.cell.isp).or_default().add(vote);
+        } else {
+            elsewhere.add(vote);
+        }
+    }
+    let affected = isps.values().filter(|isp| isp.bad > 0).count();
+    let share = here.share();
+    let is_alike = isps.values().all(|isp| {
+        let expected = share * (isp.bad + isp.good) as f64;
+        (isp.bad > 0 || expected < IMPROBABLE) && (isp.good > 0 || expected >= isp.bad as f64 / 2.0)
+    });
+    let is_its_own = elsewhere.bad == 0 || elsewhere.share() * SPECIFIC <= share;
+    let is_part =
+        here.bad >= MIN_MEMBER_CLIENTS && (MEMBER_SHARE..=MOST_OF_BUNDLE).contains(&share);
+    (affected >= MIN_ISPS && is_part && is_alike && is_its_own).then(|| {
+        format!(
+            "{} of {} settled clients of {affected} ISPs behind {interconnect} are bad, about as many of each: one member of a bundle would do that",
+            here.bad,
+            here.bad + here.good
+        )
+    })
+}
+
+/// Clients that are not unsettled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Settled {
+    bad: u64,
+    good: u64,
+}
+
+impl Settled {
+    fn add(&mut self, vote: &Vote) {
+        for client in &vote.clients {
+            self.bad += u64::from(client.is_bad());
+            self.good += u64::from(client.is_good());
+        }
+    }
+
+    fn share(self) -> f64 {
+        self.bad as f64 / (self.bad + self.good).max(1) as f64
+    }
+}
+
 /// Why a full member of a bundle, ours or the ISP's, may be what hits one prefix: it would hit a
 /// few clients of many prefixes, of several ISPs if it is ours.
 pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
@@ -360,14 +429,34 @@ pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
     };
     let (mut bad, mut all) = (0_usize, 0_usize);
     for vote in others() {
-        bad += vote.clients.iter().filter(|client| client.is_bad()).count();
+        // One bad window is enough for doubt, though not for blame.
+        let ailing = |client: &&Client| client.is_bad() || client.track.onset().is_some();
+        bad += vote.clients.iter().filter(ailing).count();
         all += vote.clients.len();
     }
     let elsewhere = others().any(|vote| vote.has_bad() && place.isp() != Some(&vote.cell.isp));
     let together = elsewhere || bad >= TOGETHER;
-    (together && bad as f64 >= MEMBER_SHARE * all as f64).then(|| {
-        format!(
+    if together && bad as f64 >= MEMBER_SHARE * all as f64 {
+        return Some(format!(
             "{bad} of {all} other clients behind {interconnect} are bad too: one member of a bundle would do that"
+        ));
+    }
+    // Two lines that fail in the same minute are less likely than one cause.
+    let onsets: Vec<u64> = scene
+        .bad_clients(place)
+        .filter_map(|client| client.track.onset())
+        .collect();
+    let at_once = others()
+        .flat_map(|vote| &vote.clients)
+        .filter_map(|client| client.track.onset())
+        .filter(|onset| {
+            let near = |own: &u64| own.abs_diff(*onset) <= AT_ONCE_WINDOWS;
+            onsets.iter().any(near)
+        })
+        .count();
+    (at_once > 0 && at_once as f64 >= MEMBER_SHARE * all as f64).then(|| {
+        format!(
+            "{at_once} of {all} other clients behind {interconnect} became bad at the same time: one member of a bundle would do that"
         )
     })
 }

@@ -42,6 +42,9 @@ fn everything(scene: &Scene<'_>) -> Finding {
 
 /// Several ISPs behind one interconnect at once: one cause is nearer than one in each of them.
 fn several(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
+    if let Some(why) = interconnect::part_of_bundle(scene, interconnect) {
+        return Finding::Rejected(why);
+    }
     let isps = scene.by_isp(interconnect);
     let bad = isps.values().filter(|tally| tally.is_bad(scene.at)).count();
     if bad >= 2 {

@@ -6,6 +6,7 @@
 //! blame waits longer than the others.
 
 use super::finding::{Evidence, Finding, Place, Segment, log_name};
+use super::interconnect;
 use super::scene::{Client, Scene, Tally, Vote};
 use super::standing::SETTLED_AFTER;
 
@@ -25,6 +26,11 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
             .filter(|vote| vote.has_bad())
             .collect();
         let clients = scene.bad_clients(place).count();
+        if let Place::Interconnect(interconnect) = place
+            && let Some(why) = interconnect::part_of_bundle(scene, interconnect)
+        {
+            return Finding::Rejected(why);
+        }
         return if clients >= TOGETHER && Tally::of(bad.iter().copied()).bad() >= scene.at.bad_share
         {
             Finding::Rejected(format!(

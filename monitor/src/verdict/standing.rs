@@ -159,6 +159,12 @@ impl Track {
         }
     }
 
+    /// The window in which it became bad, if it has not recovered.
+    pub fn onset(&self) -> Option<u64> {
+        self.bad_since
+            .filter(|_| self.bad_windows > 0 || self.not_recovered)
+    }
+
     /// Whether it was ever good, as far as is remembered.
     pub fn was_good(&self) -> bool {
         self.was_good
@@ -228,9 +234,10 @@ fn is_bad(raw: Raw) -> bool {
 
 /// Bad clients that make a crowd ...
 const CROWD_CLIENTS: u64 = 3;
-/// ... when they are this part of those with the same interconnect and ISP. Every wider fault
-/// reaches all of these; a narrower one does not reach beyond them.
-const CROWD_SHARE: f64 = 0.25;
+/// ... when they are this part of those with the same interconnect and ISP: what one member of a
+/// bundle of 16, the usual limit of a LAG's hardware tables, carries. Every wider fault reaches
+/// more of them; a narrower one does not reach beyond them.
+const CROWD_SHARE: f64 = 0.06;
 
 /// How many are bad together, by interconnect and ISP. Bad here means in this window alone.
 #[derive(Default)]

@@ -220,8 +220,14 @@ fn each_fault_is_named(scale: Scale, windows: usize) {
             );
             assert!(
                 names.len() >= windows,
-                "{fault:?} {seed}: named in {} of 14 windows",
-                names.len()
+                "{fault:?} {seed}: named in {} of 14 windows with homes at {:?} us: {:#?}",
+                names.len(),
+                scale.rtt_us,
+                said.iter()
+                    .flatten()
+                    .filter(|verdict| verdict.degraded == Some(true))
+                    .map(|verdict| (&verdict.segments, &verdict.interconnect, &verdict.open))
+                    .collect::<Vec<_>>()
             );
         }
     }
