@@ -24,6 +24,7 @@ use crate::flow::{CloseReason, Flow, FlowTable};
 use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
 use crate::path::{Routes, UnitLengths};
+use crate::verdict::incident::{Incidents, News};
 use crate::verdict::{self, LocalCounters};
 
 /// What was not seen in one window. Differences, not totals.
@@ -56,6 +57,9 @@ pub struct Pipeline {
     ladder: Ladder,
     judge: Judge,
     ways: Ways,
+    incidents: Incidents,
+    /// The first window that was judged: it tells the incidents of one process from another's.
+    first_window: Option<WindowSpan>,
 }
 
 impl Pipeline {
@@ -73,6 +77,8 @@ impl Pipeline {
             sessions: Sessions::default(),
             ladder,
             judge: Judge::default(),
+            incidents: Incidents::default(),
+            first_window: None,
             ways: Ways::new(unit_lengths(config)),
         }
     }
@@ -254,9 +260,20 @@ impl Pipeline {
                 .usual(key, cell.route.as_ref(), &self.config.baseline);
             records.push(context.cell(key, cell, clients, usual.as_ref(), &window));
         }
-        for verdict in verdict::decide(&judged.window, local, ports, &self.config.verdict) {
-            records.push(context.verdict(&verdict, &judged.window, missed, &window));
+        let verdicts = verdict::decide(&judged.window, local, ports, &self.config.verdict);
+        for verdict in &verdicts {
+            records.push(context.verdict(verdict, &judged.window, missed, &window));
         }
+        let span = judge::span(&self.config.baseline);
+        let news = self
+            .incidents
+            .window(&verdicts, &judged.window.votes, window.number, span);
+        let first_window = *self.first_window.get_or_insert(window);
+        let context = self.context(end_us);
+        records.extend(
+            news.iter()
+                .map(|(news, incident)| context.incident(*news, incident, &first_window)),
+        );
         records
     }
 
@@ -286,6 +303,13 @@ impl Pipeline {
                 .iter()
                 .map(|session| context.session(session, Ended::Shutdown)),
         );
+        if let Some(first_window) = &self.first_window {
+            let context = self.context(time_us);
+            let open = self.incidents.open();
+            records.extend(
+                open.map(|incident| context.incident(News::Changed, incident, first_window)),
+            );
+        }
         if reason.is_some() {
             self.flows = FlowTable::default();
         }

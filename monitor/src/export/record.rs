@@ -42,6 +42,7 @@ type_name!(SessionType, "session");
 type_name!(CellType, "cell");
 type_name!(RouteType, "route");
 type_name!(VerdictType, "verdict");
+type_name!(IncidentType, "incident");
 type_name!(StatusType, "status");
 
 /// One line of the log.
@@ -53,6 +54,7 @@ pub enum Record {
     Cell(Box<CellRecord>),
     Route(Box<RouteRecord>),
     Verdict(Box<VerdictRecord>),
+    Incident(Box<IncidentRecord>),
     Status(Box<StatusRecord>),
 }
 
@@ -358,6 +360,81 @@ pub struct VerdictRecord {
     /// Flows it speaks about.
     pub observations: u64,
     pub missed: MissedRecord,
+}
+
+/// Consecutive verdicts about the same place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IncidentRecord {
+    pub schema: Version,
+    pub r#type: IncidentType,
+    pub time: Timestamp,
+    pub host: String,
+    pub event: IncidentEvent,
+    /// The start of the process's first window and the incident's number in it.
+    pub incident_id: String,
+    /// With `merge`: the wider incident that this one is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_into: Option<String>,
+    /// Start of its first window.
+    pub onset: Timestamp,
+    /// End of its last window; `null`: it lasts.
+    pub end: Option<Timestamp>,
+    pub window_s: u32,
+    /// Windows with a verdict about it.
+    pub windows: u32,
+    /// `null`: about more than one.
+    pub interconnect: Option<String>,
+    pub isp: Option<String>,
+    pub origin_asn: Option<u32>,
+    #[schemars(with = "Option<String>")]
+    pub prefix: Option<IpNet>,
+    /// What most of its windows said; of two sets said as often, the larger one.
+    pub segments: Vec<Segment>,
+    /// Every mechanism that was seen.
+    pub mechanisms: Vec<Mechanism>,
+    /// Of the last verdict that said so.
+    pub confidence: f64,
+    pub scope: ScopeRecord,
+    pub recurrence: Recurrence,
+    /// Starts of the windows whose verdicts said what `segments` says; the last ones.
+    pub verdicts: Vec<Timestamp>,
+}
+
+/// What happened to the incident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentEvent {
+    /// Two windows said so.
+    Open,
+    /// What it settled on, or what it is about, changed; also at shutdown.
+    Update,
+    Close,
+    /// It is a part of a wider one.
+    Merge,
+}
+
+/// Whether the place was in trouble before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Recurrence {
+    /// Not as far as is remembered, which is since the start at most.
+    New,
+    /// An hour of windows or more ago.
+    Recurrent,
+}
+
+/// How much an incident affects, in the window in which most was bad.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeRecord {
+    /// Prefixes with a vote in its place.
+    pub prefixes: u64,
+    pub prefixes_bad: u64,
+    /// `prefixes_bad` of `prefixes`.
+    pub bad_share: Option<f64>,
+    /// Flows of clients that were bad.
+    pub observations: u64,
 }
 
 /// What was not seen in a window.

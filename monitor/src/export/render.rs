@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use super::Timestamp;
 use super::record::{
     CellRecord, CellType, ClientAddress, DirectionRecord, FlowEvent, FlowRecord, FlowType,
-    MissedRecord, PathRecord, Record, RttSource, SlowStart, VerdictRecord, VerdictType, Version,
+    IncidentEvent, IncidentRecord, IncidentType, MissedRecord, PathRecord, Record, Recurrence,
+    RttSource, ScopeRecord, SlowStart, VerdictRecord, VerdictType, Version,
 };
 use crate::cell::{Cell, CellKey};
 use crate::engine::{Missed, WindowSpan};
 use crate::flow::baseline::{STANDING_QUANTILE, Usual};
 use crate::flow::{CloseReason, Flow, Totals, Vantage};
 use crate::path::{self, Location};
+use crate::verdict::incident::{Incident, News, Scope};
 use crate::verdict::{Client, Limit, Verdict, Window, receiver_limited};
 use monitor_ebpf::flow::{Half, SlowStart as Features, half_flags};
 
@@ -181,6 +183,60 @@ impl Context<'_> {
                 clients_route_changed: judged.route_changed,
                 clients_route_stale: judged.route_stale,
             },
+        }))
+    }
+
+    /// What became of an incident; `first_window` is the process's.
+    pub fn incident(&self, news: News, incident: &Incident, first_window: &WindowSpan) -> Record {
+        let window_us = u64::from(first_window.length_s) * 1_000_000;
+        let start = |number: u64| Timestamp(number * window_us);
+        let id = |number: u64| format!("{}-{number}", start(first_window.number).0 / 1_000_000);
+        let place = &incident.place;
+        let Scope {
+            prefixes,
+            prefixes_bad,
+            observations,
+        } = incident.scope;
+        Record::Incident(Box::new(IncidentRecord {
+            schema: Version::One,
+            r#type: IncidentType::Name,
+            time: Timestamp(self.time_us),
+            host: self.host.to_owned(),
+            event: match news {
+                News::Began => IncidentEvent::Open,
+                News::Changed => IncidentEvent::Update,
+                News::Ended => IncidentEvent::Close,
+                News::Merged { .. } => IncidentEvent::Merge,
+            },
+            incident_id: id(incident.number),
+            merged_into: match news {
+                News::Merged { into } => Some(id(into)),
+                _ => None,
+            },
+            onset: start(incident.onset),
+            end: matches!(news, News::Ended | News::Merged { .. })
+                .then(|| start(incident.last + 1)),
+            window_s: first_window.length_s,
+            windows: incident.windows,
+            interconnect: place.interconnect().map(|name| name.to_string()),
+            isp: place.isp().map(|name| name.to_string()),
+            origin_asn: place.origin_asn(),
+            prefix: place.prefix(),
+            segments: incident.settled().into_iter().collect(),
+            mechanisms: incident.mechanisms.iter().copied().collect(),
+            confidence: incident.confidence,
+            scope: ScopeRecord {
+                prefixes,
+                prefixes_bad,
+                bad_share: (prefixes > 0).then(|| prefixes_bad as f64 / prefixes as f64),
+                observations,
+            },
+            recurrence: if incident.recurrent {
+                Recurrence::Recurrent
+            } else {
+                Recurrence::New
+            },
+            verdicts: incident.evidence().into_iter().map(start).collect(),
         }))
     }
 

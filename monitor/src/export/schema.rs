@@ -5,14 +5,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::chunks::SessionRecord;
-use super::record::{CellRecord, FlowRecord, Record, RouteRecord, StatusRecord, VerdictRecord};
+use super::record::{
+    CellRecord, FlowRecord, IncidentRecord, Record, RouteRecord, StatusRecord, VerdictRecord,
+};
 
 /// Why a line is no record of `lastmile/1`.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
     #[error("not a JSON object with a `type`: {0}")]
     NotARecord(serde_json::Error),
-    #[error("`{0}` is no record type: flow, session, cell, route, verdict, status")]
+    #[error("`{0}` is no record type: flow, session, cell, route, verdict, incident, status")]
     UnknownType(String),
     #[error("{record} record: {error}")]
     Wrong {
@@ -42,6 +44,7 @@ pub fn validate_line(line: &str) -> Result<(), Invalid> {
         "cell" => is::<CellRecord>(line, "cell"),
         "route" => is::<RouteRecord>(line, "route"),
         "verdict" => is::<VerdictRecord>(line, "verdict"),
+        "incident" => is::<IncidentRecord>(line, "incident"),
         "status" => is::<StatusRecord>(line, "status"),
         _ => Err(Invalid::UnknownType(head.r#type)),
     }

@@ -17,6 +17,7 @@ pub mod degraded;
 mod finding;
 mod forward;
 pub mod host;
+pub mod incident;
 mod inconclusive;
 pub mod interconnect;
 pub mod isp;
@@ -146,11 +147,13 @@ fn next_place(scene: &Scene<'_>) -> Option<Place> {
         }
     }
     for interconnect in scene.bad_interconnects(&everything) {
-        if interconnect::is_contested(scene, &interconnect) {
+        if interconnect::is_contested(scene, &interconnect)
+            || interconnect::part_of_bundle(scene, &interconnect).is_some()
+        {
             return Some(Place::Interconnect(interconnect));
         }
     }
-    Some(undecided::place(bad))
+    Some(undecided::place(scene, bad))
 }
 
 fn isp_place(votes: &[&Vote], isp: &Arc<str>) -> Option<Place> {

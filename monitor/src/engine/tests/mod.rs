@@ -41,12 +41,12 @@ fn every_record_of_every_kind_fits_the_schema() {
     let schema = serde_json::to_value(crate::export::schema::schema()).expect("JSON");
     let schema = jsonschema::validator_for(&schema).expect("a schema");
     let mut kinds = BTreeSet::new();
-    for window in 0..LEAD_IN + 6 {
+    for window in 0..LEAD_IN + 12 {
         let mut records = site.window(|home| match home.isp {
-            "isp-x" if window > LEAD_IN => Life::queued(30_000),
+            "isp-x" if (LEAD_IN + 1..LEAD_IN + 5).contains(&window) => Life::queued(30_000),
             _ => Life::default(),
         });
-        if window == LEAD_IN + 5 {
+        if window == LEAD_IN + 11 {
             records.extend(site.pipeline.finish(site.now_us, None));
             records.extend(
                 site.pipeline
@@ -67,7 +67,7 @@ fn every_record_of_every_kind_fits_the_schema() {
             kinds.insert(format!("{}{event}", value["type"]));
         }
     }
-    assert_eq!(kinds.len(), 5, "{kinds:?}");
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
     assert!(!schema.is_valid(&serde_json::json!({"type": "flow"})));
 }
 
