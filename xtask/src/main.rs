@@ -7,9 +7,10 @@
 //! - [`lab`] builds lastmile and the lab and plays a scenario in the VM; [`video`] has real video
 //!   played there ([`ladder`]), among other traffic.
 //! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs, and how fast
-//!   captures are read; [`fuzz`] looks for bytes that break something; [`conformance`] holds what we
+//!   captures are read; [`accuracy`] plays simulated incidents; [`fuzz`] looks for bytes that break something; [`conformance`] holds what we
 //!   say of captures against tshark and tcptrace.
 
+mod accuracy;
 mod apt;
 mod bench;
 mod bpf_toolchain;
@@ -105,6 +106,13 @@ enum Task {
         #[arg(long)]
         write_docs: bool,
     },
+    /// Play thousands of simulated incidents with known truth through the engine, two simpler
+    /// methods beside it, and write docs/accuracy.md and docs/accuracy.json
+    Accuracy {
+        /// Passed on to the simulator; with any, nothing is written
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Feed millions of mutated inputs to each fuzz target (cargo-fuzz, built into the cache)
     Fuzz {
         /// Files of fuzz/fuzz_targets, without .rs [default: all]
@@ -187,6 +195,7 @@ fn run(task: Task) -> Result<ExitCode> {
             kernel,
             arguments,
         } => bench::run(kernel, &arguments),
+        Task::Accuracy { arguments } => accuracy::run(&arguments),
         Task::Fuzz {
             targets,
             executions,

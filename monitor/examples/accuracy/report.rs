@@ -1,0 +1,269 @@
+//! The figures, and how they are shown.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+use statrs::distribution::{Beta, ContinuousCDF};
+
+use super::simulator::days::Days;
+use super::simulator::grade::{Grade, IN_TIME};
+use super::simulator::incident::{Incident, Kind, Without};
+
+/// What the figures are about.
+const INTRODUCTION: &str = "\
+# How often verdicts are right
+
+`cargo xtask accuracy` writes this file and accuracy.json. The incidents are simulated: networks,
+faults and TCP's answer to them are models (`monitor/examples/accuracy/simulator/`), what judges is
+the engine that the daemon runs, with its default thresholds; only the time in which it learns what
+is usual is shorter. Which incidents are played is fixed by `design.rs` before any of them is: every
+kind of fault equally often, a tenth with a second fault, and by chance the topology (two shared
+exchanges, private links beside an exchange, one private link only, two transits, many), RTT,
+queue, congestion control, whether our ports' counters are known, whether the fault was there while
+the baseline was learned (15 %), a tenth of the flows unseen (20 %), and homes that are reached one
+after another.
+
+An incident lasts 14 windows of 60 s after 30 to learn from. A *name* is a set of one segment at one
+place; one that is said in any window, before, during or after, counts, once an incident. It is
+right only if that segment is at fault there; during the three windows after an end it may still be
+said. Of a fault that crosses several segments no single one is right: a part of a bundle may be
+called `interconnect` or `own_network`, the full ports of transits into an ISP `transit`.
+
+These are figures of a model. What real kernels, queues and congestion control make of it, the
+scenarios of `cargo xtask run` show, one at a time; a table of them as large as this one is not made
+yet.
+
+";
+/// Names that are this sure must be right this often.
+const STATED: f64 = 0.95;
+
+/// Sums over many incidents.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sums {
+    pub incidents: u64,
+    pub names: u64,
+    pub names_wrong: u64,
+    /// Incidents of which a right name was said, and within ten minutes.
+    pub named: u64,
+    pub named_in_time: u64,
+    pub sets: u64,
+    pub sets_right: u64,
+    pub set_sizes: u64,
+    pub limits_right: u64,
+    pub limits_wrong: u64,
+}
+
+impl Sums {
+    fn add(&mut self, grade: &Grade) {
+        self.incidents += 1;
+        self.names += grade.names_right + grade.names_wrong;
+        self.names_wrong += grade.names_wrong;
+        self.named += u64::from(grade.first_right.is_some());
+        self.named_in_time += u64::from(grade.first_right.is_some_and(|after| after <= IN_TIME));
+        self.sets += grade.sets;
+        self.sets_right += grade.sets_right;
+        self.set_sizes += grade.set_sizes;
+        self.limits_right += grade.limits_right;
+        self.limits_wrong += grade.limits_wrong;
+    }
+}
+
+/// Everything that is reported.
+#[derive(Debug, Default)]
+pub struct Report {
+    seed: u64,
+    skipped: u64,
+    all: Sums,
+    kinds: BTreeMap<Kind, Sums>,
+    rivals: BTreeMap<&'static str, Sums>,
+    ablations: BTreeMap<Without, Sums>,
+    stated: Vec<(f64, bool)>,
+    days: Option<Days>,
+}
+
+/// What the JSON file holds.
+#[derive(Serialize)]
+pub struct Figures<'a> {
+    seed: u64,
+    skipped: u64,
+    ours: &'a Sums,
+    wrong_share: Option<f64>,
+    wrong_share_bound: f64,
+    kinds: &'a BTreeMap<Kind, Sums>,
+    rivals: &'a BTreeMap<&'static str, Sums>,
+    ablations: &'a BTreeMap<Without, Sums>,
+    brier_score: Option<f64>,
+    stated_at_095: u64,
+    stated_at_095_right: u64,
+    without_shared_fault: Option<Days>,
+}
+
+impl Report {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
+    /// An incident that its world has no place for.
+    pub fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    pub fn add(&mut self, incident: &Incident, grade: &Grade) {
+        self.all.add(grade);
+        // With two faults the first decides where it is counted.
+        let kind = incident
+            .faults
+            .first()
+            .map_or(Kind::None, |(kind, _)| *kind);
+        self.kinds.entry(kind).or_default().add(grade);
+        self.stated.extend(&grade.stated);
+    }
+
+    pub fn add_rival(&mut self, name: &'static str, grade: &Grade) {
+        self.rivals.entry(name).or_default().add(grade);
+    }
+
+    pub fn add_ablation(&mut self, without: Without, grade: &Grade) {
+        self.ablations.entry(without).or_default().add(grade);
+    }
+
+    pub fn days(&mut self, days: Days) {
+        self.days = Some(days);
+    }
+
+    pub fn figures(&self) -> Figures<'_> {
+        let (stated, right) = self.stated_at(STATED);
+        Figures {
+            seed: self.seed,
+            skipped: self.skipped,
+            ours: &self.all,
+            wrong_share: share(self.all.names_wrong, self.all.names),
+            wrong_share_bound: upper_bound(self.all.names_wrong, self.all.names),
+            kinds: &self.kinds,
+            rivals: &self.rivals,
+            ablations: &self.ablations,
+            brier_score: self.brier_score(),
+            stated_at_095: stated,
+            stated_at_095_right: right,
+            without_shared_fault: self.days,
+        }
+    }
+
+    fn stated_at(&self, confidence: f64) -> (u64, u64) {
+        let sure = self.stated.iter().filter(|(said, _)| *said >= confidence);
+        let right = sure.clone().filter(|(_, right)| *right).count();
+        (sure.count() as u64, right as u64)
+    }
+
+    /// Mean squared distance of confidence and outcome (Brier, 1950).
+    fn brier_score(&self) -> Option<f64> {
+        let sum: f64 = self
+            .stated
+            .iter()
+            .map(|(said, right)| (said - f64::from(u8::from(*right))).powi(2))
+            .sum();
+        (!self.stated.is_empty()).then(|| sum / self.stated.len() as f64)
+    }
+
+    pub fn markdown(&self) -> String {
+        let mut text = INTRODUCTION.to_owned();
+        let (stated, right) = self.stated_at(STATED);
+        let _ = writeln!(
+            text,
+            "{} incidents, seed {}; {} more had no place in their topology\n\n\
+             | figure | value |\n| --- | --- |\n\
+             | wrong names / all names | {} of {} ({}) |\n\
+             | exact 95 % bound | {} |\n\
+             | sets with the truth in them | {} of {} ({}) |\n\
+             | mean size of a set | {} |\n\
+             | names stated at 0.95 or more that were right | {right} of {stated} ({}) |\n\
+             | Brier score of names | {} |",
+            self.all.incidents,
+            self.seed,
+            self.skipped,
+            self.all.names_wrong,
+            self.all.names,
+            percent(share(self.all.names_wrong, self.all.names)),
+            percent(Some(upper_bound(self.all.names_wrong, self.all.names))),
+            self.all.sets_right,
+            self.all.sets,
+            percent(share(self.all.sets_right, self.all.sets)),
+            number(share(self.all.set_sizes, self.all.sets)),
+            percent(share(right, stated)),
+            number(self.brier_score()),
+        );
+        if let Some(days) = self.days {
+            let _ = writeln!(
+                text,
+                "| accusations of a shared network where none was at fault | {} in {} ISP-days |",
+                days.accusations, days.isp_days
+            );
+        }
+        text += "\n| at fault | incidents | named | within 10 minutes | wrong names | sets | with the truth | mean size | limits, right / wrong |\n\
+                 | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        for (kind, sums) in &self.kinds {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} / {} |",
+                name(kind),
+                sums.incidents,
+                percent(share(sums.named, sums.incidents)),
+                percent(share(sums.named_in_time, sums.incidents)),
+                sums.names_wrong,
+                sums.sets,
+                percent(share(sums.sets_right, sums.sets)),
+                number(share(sums.set_sizes, sums.sets)),
+                sums.limits_right,
+                sums.limits_wrong,
+            );
+        }
+        text += "\n| method | incidents named rightly | wrong names / all names |\n| --- | --- | --- |\n";
+        let mut row = |method: &str, sums: &Sums| {
+            let _ = writeln!(
+                text,
+                "| {method} | {} of {} ({}) | {} of {} ({}) |",
+                sums.named,
+                sums.incidents,
+                percent(share(sums.named, sums.incidents)),
+                sums.names_wrong,
+                sums.names,
+                percent(share(sums.names_wrong, sums.names)),
+            );
+        };
+        row("lastmile", &self.all);
+        row("BlameIt's passive rules", &self.rivals["blame_it"]);
+        row("slow-start signature alone", &self.rivals["signature"]);
+        for (without, sums) in &self.ablations {
+            row(&format!("lastmile without {}", name(without)), sums);
+        }
+        text
+    }
+}
+
+fn name(value: &impl Serialize) -> String {
+    lastmile::verdict::log_name(value).replace('_', " ")
+}
+
+fn share(part: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| part as f64 / of as f64)
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+}
+
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
+}
+
+/// The share that `part` of `of` leaves possible at 95 %, one-sided (Clopper and Pearson, 1934).
+fn upper_bound(part: u64, of: u64) -> f64 {
+    if part >= of {
+        return 1.0;
+    }
+    Beta::new((part + 1) as f64, (of - part) as f64).map_or(1.0, |beta| beta.inverse_cdf(0.95))
+}

@@ -1,0 +1,13 @@
+//! Simulated networks, faults and traffic; what the engine and two simpler methods make of them.
+
+pub mod days;
+pub mod design;
+pub mod fault;
+pub mod grade;
+pub mod incident;
+pub mod random;
+pub mod rivals;
+pub mod traffic;
+pub mod world;
+
+pub use incident::Without;
