@@ -282,12 +282,6 @@ fn request<C: Clock>(
 fn goes_on(own: &mut Half, peer: &Half, start: u32, coarse_ns: u64) {
     let drained = peer.drained;
     let first_us = low(own.burst);
-    let sent = distance(own.chunk.start, start);
-    if own.chunk.number <= PRELUDE_CHUNKS && (0..=PRELUDE_MAX).contains(&sent) {
-        own.chunk.start = start;
-        own.chunk.first_us = first_us;
-        return;
-    }
     if high(drained) != start {
         return;
     }
@@ -295,6 +289,12 @@ fn goes_on(own: &mut Half, peer: &Half, start: u32, coarse_ns: u64) {
     let round_trip_us = rtt::shortest_us(own);
     let gap_us = distance(low(drained), first_us).wrapping_sub(round_trip_us as i32);
     if gap_us < GAP_MIN_US as i32 {
+        return;
+    }
+    let sent = distance(own.chunk.start, start);
+    if own.chunk.number <= PRELUDE_CHUNKS && (0..=PRELUDE_MAX).contains(&sent) {
+        own.chunk.start = start;
+        own.chunk.first_us = first_us;
         return;
     }
     let gap_us = gap_us as u32;

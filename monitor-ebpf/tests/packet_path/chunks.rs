@@ -211,6 +211,21 @@ fn session_tickets_are_no_part_of_the_first_response() {
 }
 
 #[test]
+fn headers_that_are_acknowledged_before_the_body_are_part_of_the_response() {
+    let mut wire = Wire::established();
+    wire.sees(100_000, wire.client().data(0, 80));
+    wire.sees(110_000, wire.server().data(0, 115).ack(80));
+    wire.sees(130_000, wire.client().data(80, 0).ack(115));
+    wire.sees(160_000, wire.server().data(115, 9_000).ack(80));
+    wire.sees(180_000, wire.client().data(80, 0).ack(9_115));
+    let (chunk, progress) = now(&wire);
+    assert_eq!(
+        (chunk.first_us, bytes(&chunk, &progress)),
+        (at(110_000), 9_115)
+    );
+}
+
+#[test]
 fn responses_that_overlap_are_one_chunk() {
     let mut wire = Wire::established();
     wire.sees(100_000, wire.client().data(0, 100));
