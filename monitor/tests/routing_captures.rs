@@ -168,6 +168,24 @@ fn an_frr_whose_peers_go_down() {
 }
 
 #[test]
+fn pmbmpd_reads_of_that_frr_what_we_do() {
+    let Some(path) = capture("bmp/frr-peer-down.pcap") else {
+        return;
+    };
+    if !programs_or_skip(&["pmbmpd"]) {
+        return;
+    }
+    let bytes = payload(&path);
+    let (ours, theirs) = (oracle::ours(&bytes), oracle::pmbmpd(&bytes));
+    assert!(!ours.routes.is_empty() && ours.peers.len() >= 7, "{ours:?}");
+    assert_eq!(ours.peers, theirs.peers);
+    for (key, said) in &ours.routes {
+        assert_eq!(Some(said), theirs.routes.get(key), "{key:?}");
+    }
+    assert_eq!(ours.routes.len(), theirs.routes.len());
+}
+
+#[test]
 fn a_huawei_that_sends_its_loc_rib() {
     let Some(path) = capture("bmp/huawei-locrib.pcap") else {
         return;

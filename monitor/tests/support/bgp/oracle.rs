@@ -48,14 +48,14 @@ pub fn ours(bytes: &[u8]) -> Session {
         match message.expect("a real daemon's message") {
             Message::PeerUp { peer, .. } => {
                 session.peer("peer_up", &peer);
-                up.push(peer.identity);
+                up.push(peer.identity.address);
             }
             Message::PeerDown { peer, .. } => {
                 session.peer("peer_down", &peer);
-                up.retain(|known| *known != peer.identity);
+                up.retain(|known| *known != peer.identity.address);
             }
-            // pmbmpd wants a Peer Up first; GoBGP sends none for its Loc-RIB.
-            Message::Routes { peer, update } if up.contains(&peer.identity) => {
+            // pmbmpd wants a Peer Up of this address first; GoBGP sends none for its Loc-RIB.
+            Message::Routes { peer, update } if up.contains(&peer.identity.address) => {
                 session.update(&peer, &update);
             }
             _ => {}
@@ -149,7 +149,8 @@ impl Session {
                 let asn = line["peer_asn"].as_u64().expect("a peer's AS");
                 self.peers.push((kind.to_owned(), text("peer_ip"), asn));
             }
-            Some("route_monitor") => {
+            // VPN's (SAFI 128) are nobody's way to clients: lastmile steps over them.
+            Some("route_monitor") if line["safi"] != 128 => {
                 let key = (text("peer_ip"), line["is_post"] == 1, text("ip_prefix"));
                 let mut communities: Vec<String> = [text("comms"), text("lcomms")]
                     .iter()
