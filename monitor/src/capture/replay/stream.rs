@@ -76,6 +76,11 @@ const LIFETIMES: Lifetimes = Lifetimes {
 /// With a configuration: how long the daemon keeps an ended flow (`daemon::LINGER_NS`).
 const LINGER_NS: u64 = 10 * SECOND_NS;
 
+/// Windows in a row without a flow that are judged one by one, as the daemon's are: a day of the
+/// usual ones, in which incidents end. Two captures may be years apart; what is beyond is passed
+/// over, and counted.
+const EMPTY_WINDOWS_MAX: u64 = 1_440;
+
 /// What becomes of the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attribution {
@@ -120,6 +125,10 @@ struct Windows {
     end_us: u64,
     counters_before: Counters,
     evicted_before: u64,
+    /// Windows in a row that ended without a flow.
+    empty: u64,
+    /// Windows that were not judged, because too many before them had been empty.
+    passed_over: u64,
 }
 
 impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
@@ -144,6 +153,8 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                     end_us: 0,
                     counters_before: Counters::default(),
                     evicted_before: 0,
+                    empty: 0,
+                    passed_over: 0,
                 }))
             }
         };
@@ -354,19 +365,26 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         self.flows_closed += (self.records.len() - before) as u64;
     }
 
-    /// Ends the windows that are over at `now_ns`. Windows without a packet are not judged.
+    /// Ends every window that is over at `now_ns`, also those in which no packet came: flows fall
+    /// silent and incidents end in capture time as they do under the daemon.
     fn end_windows(&mut self, now_ns: u64) -> Result<()> {
-        let Purpose::Windows(windows) = &mut self.purpose else {
-            return Ok(());
-        };
         let now_us = now_ns / 1_000;
-        let end_us = windows.end_us;
-        if end_us != 0 && now_us < end_us {
-            return Ok(());
-        }
         let length_us = u64::from(self.config.window.length_s) * 1_000_000;
-        windows.end_us = (now_us / length_us + 1) * length_us;
-        if end_us != 0 {
+        let running_until_us = (now_us / length_us + 1) * length_us;
+        while let Purpose::Windows(windows) = &mut self.purpose {
+            let end_us = windows.end_us;
+            if end_us == 0 {
+                windows.end_us = running_until_us;
+            }
+            if end_us == 0 || now_us < end_us {
+                break;
+            }
+            windows.end_us = if windows.empty < EMPTY_WINDOWS_MAX {
+                end_us + length_us
+            } else {
+                windows.passed_over += (running_until_us - end_us) / length_us - 1;
+                running_until_us
+            };
             self.end_of_window(end_us, end_us * 1_000)?;
         }
         Ok(())
@@ -397,6 +415,11 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         };
         windows.counters_before = counters;
         windows.evicted_before = self.flows_evicted;
+        windows.empty = if self.tables.len() == 0 {
+            windows.empty + 1
+        } else {
+            0
+        };
         let records = windows.pipeline.end_of_window(end_us, None, None, &missed);
         self.flows_closed += records.iter().filter(|record| is_close(record)).count() as u64;
         self.records.extend(records);
@@ -409,6 +432,10 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
 
     /// Every counter so far.
     fn status(&mut self, time_us: u64, passed_over: &[(&'static str, u64)]) {
+        let windows_passed_over = match &self.purpose {
+            Purpose::Flows(..) => None,
+            Purpose::Windows(windows) => Some(("windows_passed_over", windows.passed_over)),
+        };
         let counters = COUNTER_NAMES
             .iter()
             .copied()
@@ -420,6 +447,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                 ("flows_evicted", self.flows_evicted),
                 ("clock_steps_back", self.clock.steps_back),
             ])
+            .chain(windows_passed_over)
             .chain(passed_over.iter().copied())
             .map(|(name, count)| (name.to_owned(), count));
         let status = StatusRecord::new(HOST, time_us, self.start_ns / 1_000, counters);
@@ -571,6 +599,75 @@ mod tests {
         let (closed, _, most) = replay(Attribution::On, flood);
         assert_eq!(closed.values().sum::<usize>(), 10_000);
         assert!(most <= SMALL.max, "{most}");
+    }
+
+    /// Times of the status records, and when each flow was closed, both in seconds since the first
+    /// packet, of packets at the times given.
+    fn windows(packets: &[(u64, u32)]) -> (Vec<u64>, Vec<u64>, u64) {
+        let said = RefCell::new((Vec::new(), Vec::new()));
+        let start_s = 60_000;
+        let since_start = |time_us: u64| time_us / 1_000_000 - start_s;
+        let mut config = Config::default();
+        config.flows.idle_s = 120;
+        config.window.length_s = 60;
+        let mut stream = Stream::new(config, Attribution::On, |records: &[Record]| {
+            for record in records {
+                match record {
+                    Record::Status(status) => said.borrow_mut().0.push(since_start(status.time.0)),
+                    Record::Flow(flow) if flow.event == FlowEvent::Close => {
+                        said.borrow_mut().1.push(since_start(flow.time.0));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .expect("no file is named");
+        for &(at_s, client) in packets {
+            for (from_client, flags) in [(true, SYN), (false, SYN | ACK)] {
+                let bytes = datagram(client, from_client, flags);
+                let packet = CapturedPacket {
+                    link: Ok(Link::RawIp),
+                    packet: Captured {
+                        bytes: &bytes,
+                        frame_len: 40,
+                        time_ns: SECOND_NS * (start_s + at_s),
+                        gso_size: 0,
+                        gso_segs: 0,
+                    },
+                    hook: Hook::TAP,
+                };
+                stream.packet(&packet).expect("memory");
+            }
+        }
+        let Purpose::Windows(windows) = &stream.purpose else {
+            unreachable!("attribution is on");
+        };
+        let passed_over = windows.passed_over;
+        stream.finish(&[]).expect("memory");
+        drop(stream);
+        let (statuses, closes) = said.into_inner();
+        (statuses, closes, passed_over)
+    }
+
+    #[test]
+    fn a_silent_flow_is_closed_by_the_window_that_ends_after_its_idle_time() {
+        let (statuses, closes, passed_over) = windows(&[(10, 1), (590, 2)]);
+        // Every window is judged, the last one at the end of the capture.
+        let ends: Vec<_> = (1..=10).map(|window| window * 60).collect();
+        assert_eq!(statuses[..10], ends);
+        assert_eq!(closes[0], 180, "silent since 10 s");
+        assert_eq!((closes.len(), passed_over), (2, 0));
+    }
+
+    #[test]
+    fn captures_that_are_years_apart_do_not_make_a_window_of_every_minute() {
+        let year_s = 365 * 86_400;
+        let (statuses, closes, passed_over) = windows(&[(0, 1), (year_s, 2)]);
+        assert_eq!(closes[0], 120);
+        let judged = statuses.len() as u64 - 2;
+        assert_eq!(judged + passed_over, year_s / 60);
+        assert_eq!(judged, EMPTY_WINDOWS_MAX + 3);
     }
 
     #[test]
