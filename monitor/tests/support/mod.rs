@@ -7,6 +7,7 @@ pub mod net;
 pub mod observer;
 #[path = "../../../monitor-ebpf/tests/support/packets.rs"]
 pub mod packets;
+pub mod receiver;
 pub mod ring;
 pub mod segment;
 #[path = "../../../monitor-ebpf/tests/support/traffic.rs"]

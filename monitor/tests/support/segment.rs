@@ -6,6 +6,9 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 
+const KIND_SACK: u8 = 5;
+const KIND_TIMESTAMPS: u8 = 8;
+
 /// A TCP segment over IPv4 and Ethernet, on a connection with the server's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -23,6 +26,10 @@ pub struct Segment {
     /// A duplicate that the receiver reports (RFC 2883): the first SACK block, where it lies
     /// below the ACK or within the second one.
     pub dsack: Option<(u32, u32)>,
+    /// Its SACK blocks, that one among them.
+    pub sack: Vec<(u32, u32)>,
+    /// TSval and TSecr (RFC 7323).
+    pub timestamps: Option<(u32, u32)>,
     /// The captured headers.
     pub bytes: Vec<u8>,
     pub wire_len: u32,
@@ -50,7 +57,9 @@ impl Segment {
         let data = tcp + usize::from(bytes.get(tcp + 12)? >> 4) * 4;
         let end = ip + usize::from(u16_at(ip + 2)?);
         let acknowledgment = u32_at(tcp + 8)?;
-        let blocks = sack_blocks(bytes.get(tcp + 20..data)?);
+        let options = bytes.get(tcp + 20..data)?;
+        let pairs = |kind| pairs(option(options, kind));
+        let blocks = pairs(KIND_SACK);
         Some(Self {
             time_ns: packet.time_ns,
             from_server,
@@ -61,6 +70,8 @@ impl Segment {
             flags: *bytes.get(tcp + 13)?,
             len: (end - data) as u32,
             dsack: duplicate(&blocks, acknowledgment),
+            sack: blocks,
+            timestamps: pairs(KIND_TIMESTAMPS).first().copied(),
             bytes: bytes.to_vec(),
             wire_len: packet.len,
         })
@@ -76,7 +87,8 @@ impl Segment {
     }
 }
 
-fn sack_blocks(mut options: &[u8]) -> Vec<(u32, u32)> {
+/// What an option of this kind holds; nothing where there is none.
+fn option(mut options: &[u8], wanted: u8) -> &[u8] {
     while let [kind, rest @ ..] = options {
         match (kind, rest) {
             (0, _) => break,
@@ -85,28 +97,29 @@ fn sack_blocks(mut options: &[u8]) -> Vec<(u32, u32)> {
                 let Some(option) = options.get(..usize::from(*len)).filter(|o| o.len() >= 2) else {
                     break;
                 };
-                if *kind == 5 {
-                    return option[2..]
-                        .chunks_exact(8)
-                        .map(|block| {
-                            let word = |at: usize| {
-                                u32::from_be_bytes([
-                                    block[at],
-                                    block[at + 1],
-                                    block[at + 2],
-                                    block[at + 3],
-                                ])
-                            };
-                            (word(0), word(4))
-                        })
-                        .collect();
+                if *kind == wanted {
+                    return &option[2..];
                 }
                 options = &options[option.len()..];
             }
             _ => break,
         }
     }
-    Vec::new()
+    &[]
+}
+
+/// Pairs of words: SACK blocks, or the two timestamps.
+fn pairs(bytes: &[u8]) -> Vec<(u32, u32)> {
+    let (pairs, _) = bytes.as_chunks::<8>();
+    pairs
+        .iter()
+        .map(|&[a, b, c, d, e, f, g, h]| {
+            (
+                u32::from_be_bytes([a, b, c, d]),
+                u32::from_be_bytes([e, f, g, h]),
+            )
+        })
+        .collect()
 }
 
 fn duplicate(blocks: &[(u32, u32)], acknowledgment: u32) -> Option<(u32, u32)> {
