@@ -10,6 +10,7 @@ use support::{
     ethtool,
     net::{PORT, TcpInfo},
     observer::{Observer, Sight, server_and_client},
+    ring::Ring,
     transfer::Downloads,
 };
 
@@ -22,6 +23,9 @@ const CLIENT: usize = 2;
 const SHALLOW: &str = "tbf rate 40mbit burst 16kb limit 30kb";
 const DOWNLOAD: usize = 4_000_000;
 const TURNS: usize = 100;
+/// Enough for a window of several such packets.
+const BIG_DOWNLOAD: usize = 20_000_000;
+const BIG_PACKETS: usize = 40_000;
 
 /// The three hosts, with a shallow queue behind the router.
 fn internet() -> Chain {
@@ -173,6 +177,54 @@ fn a_receiver_that_merges_what_arrives() {
         assert_eq!(server.segments, socket.data_segs_in, "every wire segment");
         assert_merged(&sight, gro);
     }
+}
+
+/// What BIG TCP packets may be long here, bytes: beyond what an IP header can say.
+const BIG: u32 = 200_000;
+const IP_LEN_MAX: u32 = 65_535;
+
+#[test]
+fn a_sender_whose_packets_are_longer_than_an_ip_header_can_say() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        println!("SKIPPED: this kernel has no IPv6");
+        return;
+    }
+    let chain = Chain::new(2);
+    let (server, client) = chain.with_ipv6();
+    let set = format!("link set {RIGHT} gso_max_size {BIG}");
+    chain.ip(0, &[set.as_str()]);
+    let at_server = Observer::start(&chain.hosts[0], &[RIGHT], Hook::of_this_kernel(), PORT);
+    let at_client = Observer::start(&chain.hosts[1], &[LEFT], Hook::of_this_kernel(), PORT);
+    let capture = chain.within(0, || Ring::start(BIG_PACKETS, true).expect("a capture"));
+    let downloads = Downloads {
+        turns: TURNS,
+        ..Downloads::new((server, PORT).into(), BIG_DOWNLOAD)
+    };
+    let (ends, received) = downloads.run(&chain.hosts[0], &chain.hosts[1]);
+    let longest = capture.packets().map(|packet| packet.len).max();
+    let longest = longest.expect("packets");
+    for (place, sight, expected) in [
+        ("sender", at_server.look(), ends[0].server.data_segs_out),
+        ("receiver", at_client.look(), received[0].data_segs_in),
+    ] {
+        assert_eq!(sight.flows.len(), 1, "one flow to {client}");
+        let (half, _) = server_and_client(&sight.flows[0], PORT);
+        println!(
+            "BIG TCP at the {place}: packets of up to {longest} bytes, {} segments in {} frames \
+             (socket {expected})",
+            half.segments, half.frames
+        );
+        assert_eq!(half.segments, expected, "every wire segment");
+        assert_eq!(half.bytes - half.retransmitted_bytes, BIG_DOWNLOAD as u64);
+        assert_eq!(sight.counter(Counter::Malformed), 0);
+    }
+    assert!(
+        longest > IP_LEN_MAX,
+        "only packets of up to {longest} bytes"
+    );
 }
 
 /// A server and a router that speak over VLANs, one inside the other: the outermost first.

@@ -7,6 +7,7 @@
 mod support;
 
 use std::{
+    process::Command,
     sync::Barrier,
     thread,
     time::{Duration, Instant},
@@ -14,14 +15,22 @@ use std::{
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use lastmile::{
-    capture::live::{Live, Options},
+    capture::live::{Hook, Live, Options},
     config::{Config, KernelLog},
 };
+use lastmile_lab::netns;
 use monitor_ebpf::{
     bench::{Case, DATA_LEN, FIRST_CLIENT_PORT, Frame},
+    counters::Counter,
     flow::{FlowState, Half},
 };
-use support::observer::server_and_client;
+use support::{
+    chain::{Chain, LEFT, RIGHT},
+    ethtool,
+    net::PORT,
+    observer::{Observer, server_and_client},
+    transfer::Downloads,
+};
 
 /// The CPUs that meet.
 const CPUS: [usize; 2] = [0, 1];
@@ -220,6 +229,165 @@ fn meet(alternating: bool) {
         server_alone.segments - server.segments,
         expected,
         "on one CPU none is lost"
+    );
+}
+
+/// A server, a router that is watched, and a client.
+const SERVER: usize = 0;
+const ROUTER: usize = 1;
+const CLIENT: usize = 2;
+const CLIENTS: usize = 8;
+const DOWNLOAD: usize = 2_000_000;
+/// [`CPUS`] in the words of sysfs.
+const BOTH_CPUS: &str = "3";
+
+/// A number that the kernel counts for this namespace: in `/proc/thread-self/net/snmp`, the field
+/// of that name in the table of that name.
+fn counted(table: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").expect("Linux counts");
+    let mut lines = text.lines().filter(|line| line.starts_with(table));
+    let (names, counts) = (lines.next(), lines.next());
+    names
+        .zip(counts)
+        .into_iter()
+        .flat_map(|(names, counts)| names.split_whitespace().zip(counts.split_whitespace()))
+        .find(|(name, _)| *name == field)
+        .and_then(|(_, count)| count.parse().ok())
+        .unwrap_or_else(|| panic!("Linux counts {table}: {field}"))
+}
+
+/// Packets that were handed to another CPU, on all of them (`received_rps`, the tenth column).
+fn steered() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").expect("Linux counts");
+    text.lines()
+        .filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(9)?, 16).ok())
+        .sum()
+}
+
+/// Every packet a segment, so that nothing hides how many there were.
+fn without_offloads(chain: &Chain) {
+    for (host, devices) in [
+        (SERVER, &[RIGHT][..]),
+        (ROUTER, &[LEFT, RIGHT]),
+        (CLIENT, &[LEFT]),
+    ] {
+        chain.within(host, move || {
+            for device in devices {
+                ethtool::set(device, &ethtool::SEGMENTATION, false).expect("no TSO");
+                ethtool::set(device, &[ethtool::GENERIC_SEGMENTATION], false).expect("no GSO");
+                ethtool::set(device, &[ethtool::GRO], false).expect("no GRO");
+            }
+        });
+    }
+}
+
+fn downloads() -> Downloads {
+    Downloads {
+        clients: CLIENTS,
+        ..Downloads::new((Chain::right(SERVER), PORT).into(), DOWNLOAD)
+    }
+}
+
+#[test]
+fn packets_that_rps_spreads_over_cpus_are_all_counted() {
+    if !support::root_or_skip("network namespaces and BPF programs") || !two_cpus_or_skip() {
+        return;
+    }
+    let chain = Chain::new(3);
+    without_offloads(&chain);
+    for device in [LEFT, RIGHT] {
+        let file = format!("/sys/class/net/{device}/queues/rx-0/rps_cpus");
+        // Every namespace has a /sys of its own, which `ip netns exec` mounts.
+        let status = Command::new("ip")
+            .args(["netns", "exec", &chain.hosts[ROUTER], "sh", "-c"])
+            .arg(format!("echo {BOTH_CPUS} > {file}"))
+            .status()
+            .expect("ip runs (Debian package iproute2)");
+        assert!(status.success(), "RPS can be set");
+    }
+    let observer = Observer::start(
+        &chain.hosts[ROUTER],
+        &[LEFT, RIGHT],
+        Hook::of_this_kernel(),
+        PORT,
+    );
+    let steered_before = steered();
+    let (ends, _) = downloads().run(&chain.hosts[SERVER], &chain.hosts[CLIENT]);
+    let steered = steered() - steered_before;
+    let sight = observer.look();
+    assert_eq!(sight.flows.len(), CLIENTS);
+    let (mut counted, mut sent) = (0, 0);
+    for state in &sight.flows {
+        let (server, _) = server_and_client(state, PORT);
+        counted += u64::from(server.segments);
+    }
+    for end in &ends {
+        sent += u64::from(end.server.data_segs_out);
+    }
+    println!(
+        "RPS: {steered} packets went to another CPU; segments lost {}",
+        said(sent.abs_diff(counted), sent)
+    );
+    assert!(steered > 0, "packets go to other CPUs");
+    assert_eq!(
+        counted, sent,
+        "RPS keeps each direction of a flow on one CPU"
+    );
+}
+
+/// A small MTU behind the first router, so that it cuts what does not forbid it.
+const SMALL_MTU: u32 = 1_000;
+
+#[test]
+fn fragments_are_counted_as_such_and_in_no_flow() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    const CUTTER: usize = ROUTER;
+    const TAP: usize = 2;
+    let chain = Chain::new(4);
+    for (host, devices) in [
+        (SERVER, &[RIGHT][..]),
+        (CUTTER, &[LEFT, RIGHT]),
+        (TAP, &[LEFT]),
+    ] {
+        chain.within(host, move || {
+            for device in devices {
+                ethtool::set(device, &ethtool::SEGMENTATION, false).expect("no TSO");
+                ethtool::set(device, &[ethtool::GENERIC_SEGMENTATION], false).expect("no GSO");
+                ethtool::set(device, &[ethtool::GRO], false).expect("no GRO");
+            }
+        });
+    }
+    // No path MTU discovery: packets may be cut.
+    netns::set_sysctl(&chain.hosts[SERVER], "net/ipv4/ip_no_pmtu_disc", "1")
+        .expect("IP can be told");
+    let mtu = format!("link set {RIGHT} mtu {SMALL_MTU}");
+    chain.ip(CUTTER, &[mtu.as_str()]);
+    let observer = Observer::start(&chain.hosts[TAP], &[LEFT], Hook::of_this_kernel(), PORT);
+    let downloads = Downloads::new((Chain::right(SERVER), PORT).into(), DOWNLOAD);
+    let (ends, _) = downloads.run(&chain.hosts[SERVER], &chain.hosts[3]);
+    let made = chain.within(CUTTER, || counted("Ip:", "FragCreates"));
+    let sight = observer.look();
+    let fragments = sight.counter(Counter::Fragment);
+    let (server, client) = server_and_client(&sight.flows[0], PORT);
+    println!(
+        "fragments: {made} made of {} segments, {fragments} counted; {} segments left whole, of \
+         which the flow has all",
+        ends[0].server.data_segs_out, server.segments
+    );
+    assert!(made > 1_000, "packets are cut");
+    assert_eq!(fragments, made, "first and later ones alike");
+    // Each segment that was cut became two.
+    assert_eq!(
+        u64::from(server.segments),
+        u64::from(ends[0].server.data_segs_out) - made / 2,
+        "what was not cut is in the flow"
+    );
+    assert_eq!(
+        client.acked_bytes,
+        DOWNLOAD as u64 + 2,
+        "the other way is measured"
     );
 }
 

@@ -5,7 +5,7 @@
 //! ```
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -96,6 +96,18 @@ impl Chain {
             }
         }
         chain
+    }
+
+    /// Gives the first two hosts IPv6 addresses on the link between them.
+    pub fn with_ipv6(&self) -> (Ipv6Addr, Ipv6Addr) {
+        let addresses = [1, 2].map(|end| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, end));
+        for ((host, device), address) in [RIGHT, LEFT].into_iter().enumerate().zip(addresses) {
+            let key = format!("net/ipv6/conf/{device}/disable_ipv6");
+            netns::set_sysctl(&self.hosts[host], &key, "0").expect("IPv6 can be had");
+            let line = format!("address add {address}/64 dev {device} nodad");
+            self.ip(host, &[line.as_str()]);
+        }
+        (addresses[0], addresses[1])
     }
 
     /// The address of host `at` toward its right neighbour.
