@@ -37,6 +37,10 @@ fn build() -> Result<(), String> {
         println!("cargo::rerun-if-changed={input}");
     }
     println!("cargo::rerun-if-changed=../xtask/src/bpf_toolchain.rs");
+    println!(
+        "cargo::rustc-env=LASTMILE_LAYOUT={:016x}",
+        layout(Path::new("../monitor-ebpf/src"))?
+    );
 
     let cache = cache_root()
         .ok_or_else(|| format!("no cache folder: set {CACHE_VARIABLE} or HOME to a folder"))?;
@@ -114,6 +118,40 @@ fn build() -> Result<(), String> {
     fs::copy(&object, out_dir.join(PROGRAM))
         .map_err(|error| format!("cannot copy {}: {error}", object.display()))?;
     Ok(())
+}
+
+/// A hash of everything that the maps' contents depend on: names, order and types of the fields
+/// that the kernel side shares with the daemon, and its constants. Two builds with the same hash
+/// understand each other's maps. (Comments and code do not count.)
+fn layout(folder: &Path) -> Result<u64, String> {
+    let unreadable = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .map_err(unreadable)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(unreadable)?;
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "rs"));
+    files.sort();
+    // FNV-1a (Fowler, Noll, Vo): only accidents matter here.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for file in files {
+        let text =
+            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut shared = false;
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("//") || line.is_empty() {
+                continue;
+            }
+            shared |= line.starts_with("#[repr(");
+            if shared || line.starts_with("pub const ") && !line.contains("fn ") {
+                for byte in line.bytes() {
+                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+                }
+            }
+            shared &= line != "}" && !line.ends_with(");");
+        }
+    }
+    Ok(hash)
 }
 
 /// What makes an ordinary cargo one that can build for BPF.

@@ -163,7 +163,6 @@ pub struct SocketFigures {
     pub dsack_dups: u32,
     /// Packets of ours that a socket was seen on; 0 means no socket.
     pub sightings: u32,
-    pub reserved: [u32; 2],
 }
 
 /// A range of sequence numbers that was skipped when later data passed us.
@@ -367,6 +366,8 @@ pub struct FlowState {
     /// direction).
     pub start_ns: u64,
     pub socket: SocketFigures,
+    /// Coarse monotonic time of the first report that the daemon can read, ns; 0: none yet.
+    pub first_report_ns: u64,
     /// Indexed by [`LOW_TO_HIGH`] and [`HIGH_TO_LOW`].
     pub halves: [Half; 2],
 }
@@ -393,8 +394,8 @@ impl FlowState {
             mss_cache: 0,
             dsack_dups: 0,
             sightings: 0,
-            reserved: [0; 2],
         },
+        first_report_ns: 0,
         halves: [Half::EMPTY; 2],
     };
 
@@ -533,7 +534,7 @@ impl Half {
 
 // The layout is what the kernel's map, the ring buffer and the daemon share.
 const _: () = assert!(size_of::<FlowKey>() == 40);
-const _: () = assert!(size_of::<SocketFigures>() == 64);
+const _: () = assert!(size_of::<SocketFigures>() == 56);
 const _: () = assert!(size_of::<Half>() == 576 && align_of::<Half>() == 64);
 const _: () = assert!(size_of::<FlowState>() == 1280 && align_of::<FlowState>() == 64);
 

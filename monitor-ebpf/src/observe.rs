@@ -206,7 +206,13 @@ fn update<P: Packet, T: Tables>(
     }
     if due {
         state.last_report_ns = coarse_ns;
-        report(tables, state);
+        let is_first = state.first_report_ns == 0;
+        if is_first {
+            state.first_report_ns = coarse_ns;
+        }
+        if !report(tables, state) && is_first {
+            state.first_report_ns = 0;
+        }
     }
 }
 
@@ -242,13 +248,14 @@ fn next_chunk<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn report<T: Tables>(tables: &T, state: &FlowState) {
-    let counter = if tables.report(state) {
+fn report<T: Tables>(tables: &T, state: &FlowState) -> bool {
+    let sent = tables.report(state);
+    tables.count(if sent {
         Counter::ReportsSent
     } else {
         Counter::ReportsLost
-    };
-    tables.count(counter);
+    });
+    sent
 }
 
 /// The state for the first packet of a flow, once it may have one: both directions were seen, or

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::flow::{Observation, Totals, chunk};
 use crate::path::{Location, Route};
 
 /// Which traffic is counted together. The IP version is the prefix's.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CellKey {
     pub interconnect: Arc<str>,
     pub isp: Arc<str>,

@@ -37,6 +37,12 @@ enum Command {
     Run(ConfigFile),
     /// Say what `run` would do, and what is missing for it. Changes nothing.
     Check(ConfigFile),
+    /// Remove everything that `run` left in the kernel: programs, flow table, filters.
+    ///
+    /// With a BPF file system ([restart] in the configuration) programs and flows stay when the
+    /// daemon is stopped, for the next one. Run it in the network namespace of the daemon, after
+    /// the daemon.
+    Detach(ConfigFile),
     /// Read packet captures (pcap, pcapng, also compressed) with the same code as `run`.
     ///
     /// A `close` record for every TCP flow goes to standard output, and a `status` record with
@@ -119,6 +125,11 @@ impl Cli {
             Command::Check(ConfigFile { config }) => {
                 let (config, file) = Config::find(config.as_deref())?;
                 crate::check::run(&config, file.as_deref())
+            }
+            Command::Detach(ConfigFile { config }) => {
+                let (config, _) = Config::find(config.as_deref())?;
+                println!("{}", crate::daemon::detach(&config)?);
+                Ok(())
             }
             Command::Replay {
                 config: ConfigFile { config },

@@ -4,158 +4,24 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufReader, Read as _, Write as _},
     net::TcpStream,
-    os::unix::net::UnixDatagram,
-    path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use lastmile::export::schema::validate_line;
 use serde_json::Value;
-use support::net::{Internet, PORT};
+use support::{
+    daemon::{Daemon, Folder, config, flows, lines},
+    net::{Internet, PORT},
+};
 
 const DOWNLOAD: usize = 4_000_000;
 const SMALL_DOWNLOAD: usize = 20_000;
 /// Longer than anything here takes, under emulation too.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A folder of its own, gone when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lastmile-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder for the test");
-        Self(path)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A running daemon; killed when dropped.
-struct Daemon {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    notifications: UnixDatagram,
-}
-
-impl Daemon {
-    /// Starts it in the server's namespace and waits until it says that it is ready.
-    fn start(internet: &Internet, folder: &Folder, config: &str) -> Self {
-        let file = folder.file("lastmile.toml");
-        fs::write(&file, config).expect("the configuration is written");
-        let socket = folder.file("notify");
-        let _ = fs::remove_file(&socket);
-        let notifications = UnixDatagram::bind(&socket).expect("a notification socket");
-        notifications
-            .set_read_timeout(Some(PATIENCE))
-            .expect("a time limit");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
-        command
-            .args(["run", "--config"])
-            .arg(&file)
-            .env("NOTIFY_SOCKET", &socket)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let child = internet.on(&internet.server, move || command.spawn());
-        let mut child = lastmile_lab::netns::join(child)
-            .expect("the namespace is there")
-            .expect("the daemon starts");
-        let stderr = child.stderr.take().expect("stderr is a pipe");
-        let mut daemon = Self {
-            child,
-            stderr: BufReader::new(stderr),
-            notifications,
-        };
-        daemon.await_notification("READY=1");
-        daemon
-    }
-
-    fn await_notification(&mut self, wanted: &str) {
-        let mut buffer = [0u8; 4096];
-        loop {
-            let len = self
-                .notifications
-                .recv(&mut buffer)
-                .unwrap_or_else(|error| {
-                    let _ = self.child.kill();
-                    let mut said = String::new();
-                    let _ = self.stderr.read_to_string(&mut said);
-                    panic!("no {wanted} from the daemon: {error}\n{said}");
-                });
-            if String::from_utf8_lossy(&buffer[..len]).contains(wanted) {
-                return;
-            }
-        }
-    }
-
-    /// Reads what the daemon says about itself until a line contains `wanted`.
-    fn await_message(&mut self, wanted: &str) -> String {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            let len = self.stderr.read_line(&mut line).expect("stderr is read");
-            assert!(len > 0, "the daemon ended without saying {wanted:?}");
-            if line.contains(wanted) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: a process that this test started and has not waited for.
-        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
-        assert_eq!(result, 0, "the daemon is there");
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("the daemon ends")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn config(log: &Path) -> String {
-    format!(
-        "[watch]\ninterfaces = [\"eth*\"]\nports = [{PORT}]\n[window]\nlength_s = 3600\n\
-         [log]\ndestination = \"{}\"\n",
-        log.display()
-    )
-}
-
-/// Every line of a log, each held to the schema.
-fn lines(log: &Path) -> Vec<Value> {
-    fs::read_to_string(log)
-        .expect("the log is there")
-        .lines()
-        .map(|line| {
-            validate_line(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-            serde_json::from_str(line).expect("valid lines are JSON")
-        })
-        .collect()
-}
-
-fn flows<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
-    lines
-        .iter()
-        .filter(|line| line["type"] == "flow" && line["event"] == event)
-        .collect()
-}
 
 #[test]
 fn a_flow_goes_through_the_interconnect_of_the_kernels_route_and_its_port_is_read() {

@@ -9,6 +9,8 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use lastmile::export::schema::validate_line;
@@ -17,8 +19,13 @@ use support::net::{Internet, PORT};
 
 const UNIT: &str = include_str!("../../packaging/lastmile.service");
 const UNIT_FILE: &str = "/etc/systemd/system/lastmile.service";
+const BPF_UNIT: &str = include_str!("../../packaging/lastmile-bpf.service");
+const BPF_UNIT_FILE: &str = "/etc/systemd/system/lastmile-bpf.service";
 const CONFIG: &str = "/etc/lastmile/lastmile.toml";
 const DOWNLOAD: usize = 1_000_000;
+/// Longer than systemd takes for anything here, under emulation too.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether systemd is the first process here; says so when not.
 fn systemd_or_skip() -> bool {
@@ -57,6 +64,25 @@ fn succeed(arguments: &[&str]) {
 fn property(name: &str) -> String {
     let output = systemctl(&["show", "--value", "-p", name, "lastmile"]);
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Waits until a property has this value: systemd tells nobody whom it does not manage.
+#[track_caller]
+fn await_property(unit: &str, name: &str, wanted: &str) {
+    let begin = Instant::now();
+    loop {
+        let output = systemctl(&["show", "--value", "-p", name, unit]);
+        let value = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if value == wanted {
+            return;
+        }
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "{name} of {unit} stays {value}\n{}",
+            journal(&["-n", "50", "--no-pager"])
+        );
+        thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 fn journal(arguments: &[&str]) -> String {
@@ -123,17 +149,16 @@ impl Service {
         add_line("/etc/passwd", "lastmile:x:900:900::/:/bin/false");
         add_line("/etc/group", "lastmile:x:900:");
         configure("stdout");
-        fs::write(UNIT_FILE, UNIT).expect("the unit is written");
-        let drop_in = "/etc/systemd/system/lastmile.service.d";
-        fs::create_dir_all(drop_in).expect("a folder");
-        fs::write(
-            format!("{drop_in}/test.conf"),
-            format!(
+        for (file, unit, extra) in [(UNIT_FILE, UNIT, extra), (BPF_UNIT_FILE, BPF_UNIT, "")] {
+            fs::write(file, unit).expect("the unit is written");
+            let drop_in = format!("{file}.d");
+            fs::create_dir_all(&drop_in).expect("a folder");
+            let text = format!(
                 "[Service]\nNetworkNamespacePath=/run/netns/{}\n{extra}",
                 internet.server
-            ),
-        )
-        .expect("the drop-in is written");
+            );
+            fs::write(format!("{drop_in}/test.conf"), text).expect("the drop-in is written");
+        }
         succeed(&["daemon-reload"]);
         Self {
             internet,
@@ -203,6 +228,7 @@ fn it_starts_measures_reloads_and_stops_as_its_own_user() {
     service.messages.await_line("reloaded");
     succeed(&["stop", "lastmile"]);
     assert_eq!(property("Result"), "success");
+    await_property("lastmile-bpf", "ActiveState", "inactive");
     service
         .internet
         .assert_no_programs(&service.internet.server);
@@ -213,6 +239,42 @@ fn it_starts_measures_reloads_and_stops_as_its_own_user() {
         .rfind(|record| record["type"] == "flow" && record["event"] == "update")
         .expect("the flow is in the journal, written at the end");
     assert_eq!(flow["to_client"]["segments"], socket.data_segs_out);
+}
+
+#[test]
+fn a_restart_and_a_kill_miss_no_packet_and_a_stop_leaves_nothing() {
+    if !systemd_or_skip() {
+        return;
+    }
+    let service = Service::install("RestartSec=100ms\n");
+    succeed(&["start", "lastmile"]);
+    let socket = service.internet.download_while(DOWNLOAD, || {
+        // While it restarts the transfer goes on.
+        succeed(&["restart", "lastmile"]);
+        let pid: libc::pid_t = property("MainPID").parse().expect("a process number");
+        // SAFETY: the process that systemd says is the service this test started.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+        await_property("lastmile", "NRestarts", "1");
+        await_property("lastmile", "ActiveState", "active");
+    });
+    assert!(Path::new("/run/lastmile/bpf/links").exists());
+    succeed(&["stop", "lastmile"]);
+    // systemd stops the file system's unit once it has seen that nobody needs it.
+    await_property("lastmile-bpf", "ActiveState", "inactive");
+    assert!(!Path::new("/run/lastmile/bpf/links").exists());
+    service
+        .internet
+        .assert_no_programs(&service.internet.server);
+
+    let records = records();
+    let flow = records
+        .iter()
+        .rfind(|record| record["type"] == "flow" && record["event"] == "update")
+        .expect("the flow is in the journal, written at the end");
+    assert_eq!(flow["to_client"]["segments"], socket.data_segs_out);
+    let id = &flow["flow_id"];
+    let opened = |record: &&Value| record["event"] == "open" && record["flow_id"] == *id;
+    assert_eq!(records.iter().filter(opened).count(), 1, "told once");
 }
 
 #[test]

@@ -73,7 +73,7 @@ fn watch(
                 let reports = live.take_reports().expect("reports can be read");
                 let links: Vec<_> = found
                     .iter()
-                    .map(|device| live.attach(device, hook).expect("the programs attach"))
+                    .map(|device| live.attach(device, hook, &[]).expect("the programs attach"))
                     .collect();
                 monitors.push((live, reports, links));
             }

@@ -90,6 +90,9 @@ pub const DEFAULT_PORT_DROP_SHARE: f64 = 0.001;
 pub const DEFAULT_METRICS_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_718);
 
+/// Where `lastmile-bpf.service` mounts a BPF file system.
+pub const DEFAULT_BPF_DIRECTORY: &str = "/run/lastmile/bpf";
+
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -110,6 +113,8 @@ pub struct Config {
     pub verdict: Thresholds,
     /// The log of flows and verdicts.
     pub log: Log,
+    /// What stays while the daemon is away.
+    pub restart: Restart,
     /// For Prometheus.
     pub metrics: Metrics,
     /// For developers.
@@ -332,6 +337,16 @@ pub enum Level {
     Debug,
     /// Everything.
     Trace,
+}
+
+/// `[restart]`: what stays in the kernel while the daemon is away.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Restart {
+    /// A folder on a BPF file system. `None`: [`DEFAULT_BPF_DIRECTORY`] if it is on one.
+    pub bpf_directory: Option<PathBuf>,
+    /// What is usual, in SQLite. `None`: every run learns it anew.
+    pub baselines: Option<PathBuf>,
 }
 
 /// `[metrics]`: for Prometheus.

@@ -86,6 +86,24 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         "prefixes without host bits, such as [\"192.0.2.1/32\", \"2001:db8::/64\"]",
     );
     check(
+        config
+            .restart
+            .baselines
+            .as_ref()
+            .is_none_or(|file| file.is_absolute()),
+        &["restart", "baselines"],
+        "the absolute path of a file that lastmile may write",
+    );
+    check(
+        config
+            .restart
+            .bpf_directory
+            .as_ref()
+            .is_none_or(|folder| folder.is_absolute()),
+        &["restart", "bpf_directory"],
+        "the absolute path of a folder on a BPF file system",
+    );
+    check(
         (1..=3_660).contains(&path.history.days),
         &["path", "history", "days"],
         "1 to 3660 days",

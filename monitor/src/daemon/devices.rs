@@ -1,11 +1,15 @@
 //! The devices we are attached to, as they come and go, and what their queues counted.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
+use tokio::sync::Notify;
 
 use crate::{
-    capture::live::{Attachment, Hook, Live},
+    capture::live::{Attachment, FILTER_HANDLE, Hook, Live, Standing, detach_filters},
     netlink::{Netlink, Queue, choose},
     verdict::{LocalCounters, host::DeviceCounters},
 };
@@ -13,7 +17,7 @@ use crate::{
 /// A device with our programs on it.
 struct Watched {
     name: Arc<str>,
-    _attachment: Attachment,
+    attachment: Attachment,
     /// Counters at the beginning of the window, and at the last look.
     before: Option<Queue>,
     last: Option<Queue>,
@@ -49,30 +53,35 @@ impl Devices {
             Vec::new()
         };
         let wanted = choose(&devices, patterns, &default_route);
-        let stays = |index: &u32, name: &Arc<str>| {
-            wanted
-                .iter()
-                .any(|device| device.index == *index && device.name == *name)
-        };
-        self.watched.retain(|index, watched| {
-            let keep = stays(index, &watched.name);
-            if !keep {
-                tracing::info!("{}: not watched any more", watched.name);
+        let wants = |index: &u32| wanted.iter().find(|device| device.index == *index);
+        let gone = self
+            .watched
+            .extract_if(.., |index, _| wants(index).is_none());
+        for (_, watched) in gone {
+            tracing::info!("{}: not watched any more", watched.name);
+            watched.attachment.detach()?;
+        }
+        for (index, watched) in &mut self.watched {
+            // Renamed: the programs stay where they are.
+            if let Some(device) = wants(index).filter(|device| device.name != watched.name) {
+                tracing::info!("{}: is {} now", watched.name, device.name);
+                watched.name = Arc::clone(&device.name);
             }
-            keep
-        });
-        self.refused.retain(stays_by_reference(&stays));
+        }
+        self.refused
+            .retain(|index, name| wants(index).is_some_and(|device| device.name == *name));
         for device in &wanted {
             if self.watched.contains_key(&device.index) || self.refused.contains_key(&device.index)
             {
                 continue;
             }
-            match live.attach(device, self.hook) {
+            let standing = self.standing(device.index).await?;
+            match live.attach(device, self.hook, &standing) {
                 Ok(attachment) => {
                     tracing::info!("{}: watched", device.name);
                     let watched = Watched {
                         name: device.name.clone(),
-                        _attachment: attachment,
+                        attachment,
                         before: None,
                         last: None,
                         backlog_min_bytes: None,
@@ -84,6 +93,42 @@ impl Devices {
                     self.refused.insert(device.index, device.name.clone());
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Notified when a device came, went or changed.
+    pub fn changed(&self) -> Arc<Notify> {
+        self.netlink.changed()
+    }
+
+    /// Our filters that an earlier run left on a device.
+    async fn standing(&self, index: u32) -> Result<Vec<Standing>> {
+        if self.hook == Hook::Tcx {
+            return Ok(Vec::new());
+        }
+        let filters = self.netlink.filters(index, FILTER_HANDLE).await?;
+        let standing = |(egress, priority)| Standing { egress, priority };
+        Ok(filters.into_iter().map(standing).collect())
+    }
+
+    /// Removes what earlier runs left on other devices, and what they left in `live`'s folder.
+    pub async fn forget_others(&self, live: &Live) -> Result<()> {
+        let watched: BTreeSet<u32> = self.watched.keys().copied().collect();
+        if self.hook == Hook::Clsact {
+            for device in self.netlink.devices().await? {
+                if !watched.contains(&device.index) {
+                    detach_filters(&device)?;
+                }
+            }
+        }
+        live.forget_others(&watched)
+    }
+
+    /// Takes the programs off every device, also where they would stay.
+    pub fn detach(&mut self) -> Result<()> {
+        for (_, watched) in std::mem::take(&mut self.watched) {
+            watched.attachment.detach()?;
         }
         Ok(())
     }
@@ -134,10 +179,4 @@ impl Devices {
             .collect();
         LocalCounters { devices, window_us }
     }
-}
-
-fn stays_by_reference<'a>(
-    stays: &'a impl Fn(&u32, &Arc<str>) -> bool,
-) -> impl FnMut(&u32, &mut Arc<str>) -> bool + 'a {
-    |index, name| stays(index, name)
 }

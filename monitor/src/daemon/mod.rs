@@ -1,5 +1,6 @@
 //! `lastmile run`: the only place with a clock, tasks and signals.
 
+mod baselines;
 #[cfg(test)]
 mod bmp_examples;
 mod bmp_sessions;
@@ -13,7 +14,10 @@ mod log;
 mod metrics;
 pub mod port_feed;
 mod recorder;
+mod restart;
 mod tally;
+
+pub use restart::detach;
 
 use std::{
     path::{Path, PathBuf},
@@ -27,10 +31,12 @@ use monitor_ebpf::flow::FlowState;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::Notify,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use self::{
+    baselines::Baselines,
     clock::{Now, next_boundary},
     devices::Devices,
     feeds::Feeds,
@@ -39,7 +45,10 @@ use self::{
     tally::Tally,
 };
 use crate::{
-    capture::{ChunkNews, Report, Snapshot, live::Live},
+    capture::{
+        ChunkNews, Report, Snapshot,
+        live::{Live, Memory},
+    },
     config::{Config, Level},
     engine::Pipeline,
     export::{Record, jsonl::WriteError},
@@ -47,8 +56,8 @@ use crate::{
     path::{Routes, Rules, history::Store},
 };
 
-/// How often devices and their queues are looked at, and systemd's watchdog is told that we are
-/// alive: a device is watched within a second, and a backlog of a second is not overlooked.
+/// How often queues are looked at, devices are listed whatever netlink told, and systemd's
+/// watchdog is told that we are alive: a backlog of a second is not overlooked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An ended flow stays in the kernel's table this long, so that a late FIN or ACK does not begin
@@ -61,6 +70,9 @@ const LINGER_NS: u64 = 10_000_000_000;
 const ROUTES_INTERVAL: Duration = Duration::from_millis(100);
 /// ... and less often where it takes long, so that this is at most a tenth of the time.
 const ROUTES_SHARE: u32 = 10;
+
+/// Devices are listed at most this often, however much happens to them.
+const DEVICES_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often the history notes how the sources are.
 const FEEDS_INTERVAL_US: u64 = 10_000_000;
@@ -119,6 +131,8 @@ struct Daemon {
     feeds: Feeds,
     /// `None`: no history is kept.
     recorder: Option<Recorder>,
+    /// `None`: what is usual is learned anew by every run.
+    baselines: Option<Baselines>,
     /// When the history was last told how the sources are.
     feeds_noted_us: u64,
     /// When flows may learn of new routes again.
@@ -126,10 +140,14 @@ struct Daemon {
     pipeline: Pipeline,
     log: log::Log,
     look_failing: bool,
+    /// What is kept stays when this ends: not where somebody at a terminal ended it.
+    stays: bool,
     tally: Tally,
     metrics: metrics::Shown,
     ports: Option<PortFeed>,
     epoch_offset_ns: u64,
+    /// What the next run must know, where anything is kept for it.
+    memory: Option<Memory>,
 }
 
 /// What made the main loop wake up.
@@ -137,6 +155,7 @@ enum Event {
     Reports(Result<()>),
     EndOfWindow,
     Look,
+    Devices,
     Routes,
     Reload,
     Stop(&'static str),
@@ -152,7 +171,11 @@ impl Daemon {
         let ports = PortFeed::start(&config.path.ports, routes.load().rules.interconnects());
         let log = log::Log::open(&config.log.destination)?;
         let now = Now::read();
-        let mut live = Live::load(&(&config).into())?;
+        let baselines = match &config.restart.baselines {
+            Some(file) => Some(Baselines::start(file, &config, now.unix_us)?),
+            None => None,
+        };
+        let mut live = restart::load(&config)?;
         live.watch(&config, now.offset_ns())?;
         let mut devices = Devices::new()?;
         devices.follow(&mut live, &config.watch.interfaces).await?;
@@ -162,6 +185,7 @@ impl Daemon {
                  that `ip link` shows"
             );
         }
+        devices.forget_others(&live).await?;
         let host = host_name()?;
         let metrics = metrics::Shown::new(now.unix_us, config.window.length_s);
         if let Some(listen) = config.metrics.listen.0
@@ -182,10 +206,18 @@ impl Daemon {
                 Some(Recorder::start(store, &host, days, now.unix_us)?)
             }
         };
-        Ok(Self {
+        let baselines = match baselines {
+            None => None,
+            Some((baselines, learned)) => {
+                pipeline.remember(learned);
+                Some(baselines)
+            }
+        };
+        let mut daemon = Self {
             pipeline,
             feeds,
             recorder,
+            baselines,
             feeds_noted_us: 0,
             routes_from: Instant::now(),
             tally: Tally::new(host, now.unix_us),
@@ -198,12 +230,19 @@ impl Daemon {
             routes,
             log,
             look_failing: false,
+            stays: true,
             epoch_offset_ns: now.offset_ns(),
-        })
+            memory: None,
+        };
+        daemon.resume()?;
+        Ok(daemon)
     }
 
     async fn watch(&mut self) -> Result<()> {
         let mut reports = self.live.take_reports()?;
+        let mut waiting = Vec::new();
+        reports.drain(|report| waiting.push(report));
+        self.adopt(&waiting)?;
         let mut kernel_log = self.live.take_kernel_log()?;
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -211,6 +250,8 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
         let closed = self.log.closed();
+        let devices = self.devices.changed();
+        let mut devices_from = Instant::now();
         let mut end_us = self.next_window_end();
         notify(&[NotifyState::Ready]);
         tracing::info!(
@@ -227,6 +268,7 @@ impl Daemon {
                 result = reports.next(|report| taken.push(report)) => Event::Reports(result),
                 () = sleep(until(end_us)) => Event::EndOfWindow,
                 _ = looks.tick() => Event::Look,
+                () = notified_after(devices_from, &devices) => Event::Devices,
                 () = changed_after(self.routes_from, &self.feeds) => Event::Routes,
                 result = kernel_log.next() => { result?; continue }
                 () = closed.notified() => return Err(WriteError::Closed.into()),
@@ -253,7 +295,12 @@ impl Daemon {
                     // Where the clock was set back the window ends earlier than planned.
                     end_us = end_us.min(self.next_window_end());
                     self.record();
+                    self.leave(|_| ())?;
                     notify(&[NotifyState::Watchdog]);
+                }
+                Event::Devices => {
+                    self.follow_devices().await;
+                    devices_from = Instant::now() + DEVICES_INTERVAL;
                 }
                 Event::Routes => self.routes_changed()?,
                 Event::Reload => {
@@ -265,6 +312,7 @@ impl Daemon {
                     notify(&[NotifyState::Stopping]);
                     reports.drain(|report| taken.push(report));
                     self.take(&taken)?;
+                    self.stays = signal == "SIGTERM";
                     return Ok(());
                 }
             }
@@ -274,12 +322,22 @@ impl Daemon {
     /// Looks at the devices. What cannot be seen now may be seen in a second; that it cannot is
     /// said once.
     async fn look(&mut self) {
+        if self.follow_devices().await {
+            let result = self.devices.look().await;
+            self.say_whether_seen(result);
+        }
+    }
+
+    /// Attaches to devices that came, and lets go of those that went.
+    async fn follow_devices(&mut self) -> bool {
         let patterns = &self.config.watch.interfaces;
-        let followed = self.devices.follow(&mut self.live, patterns).await;
-        let result = match followed {
-            Ok(()) => self.devices.look().await,
-            Err(error) => Err(error),
-        };
+        let result = self.devices.follow(&mut self.live, patterns).await;
+        let followed = result.is_ok();
+        self.say_whether_seen(result);
+        followed
+    }
+
+    fn say_whether_seen(&mut self, result: Result<()>) {
         match result {
             Ok(()) => self.look_failing = false,
             Err(error) if !self.look_failing => {
@@ -330,6 +388,10 @@ impl Daemon {
             ("history_writes_failed", recorded.failures),
             ("chunks_without_flow", chunks_dropped),
             ("sessions_refused", sessions_refused),
+            (
+                "baseline_writes_failed",
+                self.baselines.as_ref().map_or(0, Baselines::failures),
+            ),
         ]);
         let ports = self.ports.iter().flat_map(PortFeed::status);
         let others = others.chain(ports.collect::<Vec<_>>());
@@ -416,6 +478,7 @@ impl Daemon {
     }
 
     fn end_of_window(&mut self, end_us: u64) -> Result<()> {
+        let began = Now::read();
         let mut records = self.sweep()?;
         let window_us = u64::from(self.config.window.length_s) * 1_000_000;
         let local = self.devices.end_of_window(window_us);
@@ -429,8 +492,16 @@ impl Daemon {
                 .end_of_window(end_us, Some(&local), ports, &missed),
         );
         records.push(self.status(end_us));
+        if let Some(baselines) = &mut self.baselines {
+            let learned = |since| self.pipeline.learned(since);
+            baselines.note(&self.config, end_us, learned);
+        }
         self.follow_clock()?;
-        self.write(&records)
+        self.write(&records)?;
+        self.leave(|memory| {
+            memory.swept_ns = began.monotonic_ns;
+            memory.closed_ns = began.monotonic_ns;
+        })
     }
 
     /// Windows are cut by UTC: where that was set or drifted, epochs move with it.
@@ -494,6 +565,7 @@ impl Daemon {
             (old.log.level != new.log.level, "log.level"),
             (old.metrics != new.metrics, "metrics.listen"),
             (old.debug != new.debug, "debug.kernel_log"),
+            (old.restart != new.restart, "a key of [restart]"),
             (
                 old.path.bmp.listen != new.path.bmp.listen,
                 "path.bmp.listen",
@@ -512,19 +584,41 @@ impl Daemon {
         let now = Now::read();
         let written = self.sweep().and_then(|mut records| {
             records.extend(self.pipeline.finish(now.unix_us, None));
+            // The next run, if there is one, takes the difference from the window before.
+            let before = self.tally.clone();
             self.tally.end_of_window(&self.live.counters()?);
             records.push(self.status(now.unix_us));
-            self.write(&records)
+            self.write(&records)?;
+            self.tally = before;
+            self.leave(|memory| memory.swept_ns = now.monotonic_ns)
         });
+        let detached = if self.stays {
+            Ok(())
+        } else {
+            self.devices
+                .detach()
+                .and_then(|()| self.live.keep_nothing())
+        };
+        let written = written.and(detached);
         self.record();
         if let Some(recorder) = &mut self.recorder {
             recorder.stop();
+        }
+        if let Some(baselines) = &mut self.baselines {
+            let learned = |since| self.pipeline.learned(since);
+            baselines.stop(&self.config, now.unix_us, learned);
         }
         if let Err(error) = written {
             tracing::error!("{error:#}");
         }
         self.log.finish();
     }
+}
+
+/// Waits until something was notified, and not before `from`.
+async fn notified_after(from: Instant, changed: &Notify) {
+    sleep_until(from).await;
+    changed.notified().await;
 }
 
 /// Waits until routes have changed, and not before `from`.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use monitor_ebpf::counters::{COUNTER_NAMES, COUNTERS, Counter, Counters};
 
 use crate::{
+    capture::live::Memory,
     engine::Missed,
     export::{
         Record, Timestamp,
@@ -12,7 +13,8 @@ use crate::{
     },
 };
 
-/// Totals since the start, and what they were when the window began.
+/// Totals since the start (of the first run, where later ones went on with its flows), and what they were when the window began.
+#[derive(Clone)]
 pub struct Tally {
     host: String,
     start_us: u64,
@@ -48,6 +50,42 @@ impl Tally {
         }
     }
 
+    /// Goes on where an earlier run ended, of which `memory` tells.
+    pub fn resume(&mut self, memory: &Memory, counters: &Counters) {
+        self.start_us = memory.start_us;
+        self.counters = *counters;
+        self.reports_received = memory.reports_received;
+        self.flows_removed = memory.flows_removed;
+        let [
+            reports_received,
+            reports_lost,
+            flows_evicted,
+            flows_refused,
+            packets_unparsed,
+        ] = memory.before;
+        self.before = Totals {
+            reports_received,
+            reports_lost,
+            flows_evicted,
+            flows_refused,
+            packets_unparsed,
+        };
+    }
+
+    /// Notes what the next run must know.
+    pub fn leave(&self, memory: &mut Memory) {
+        memory.start_us = self.start_us;
+        memory.reports_received = self.reports_received;
+        memory.flows_removed = self.flows_removed;
+        memory.before = [
+            self.before.reports_received,
+            self.before.reports_lost,
+            self.before.flows_evicted,
+            self.before.flows_refused,
+            self.before.packets_unparsed,
+        ];
+    }
+
     fn counter(&self, counter: Counter) -> u64 {
         self.counters[counter as usize]
     }
@@ -74,7 +112,7 @@ impl Tally {
         };
         let before = std::mem::replace(&mut self.before, now);
         Missed {
-            reports_received: now.reports_received - before.reports_received,
+            reports_received: now.reports_received.saturating_sub(before.reports_received),
             reports_lost: now.reports_lost - before.reports_lost,
             flows_evicted: now.flows_evicted - before.flows_evicted,
             flows_refused: now.flows_refused - before.flows_refused,

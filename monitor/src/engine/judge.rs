@@ -42,6 +42,20 @@ pub fn span(settings: &config::Baseline) -> u64 {
 }
 
 impl Judge {
+    /// What was learned of cells that were of use in `since` or later.
+    pub fn learned(&self, since: u64) -> Vec<(CellKey, Memories)> {
+        self.baselines
+            .iter()
+            .filter(|(_, memories)| memories.last_window() >= since)
+            .map(|(key, memories)| (key.clone(), memories.clone()))
+            .collect()
+    }
+
+    /// Takes what an earlier run learned.
+    pub fn remember(&mut self, learned: Vec<(CellKey, Memories)>) {
+        self.baselines.extend(learned);
+    }
+
     /// Compares every client with what is usual for its cell, and learns from the window.
     ///
     /// The same cells, in the same order of windows, always give the same judgement.

@@ -5,6 +5,8 @@
 pub mod judge;
 mod ways;
 
+pub use ways::Memories;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -13,14 +15,14 @@ use monitor_ebpf::flow::FlowKey;
 use ways::Ways;
 
 use crate::capture::{ChunkNews, Snapshot};
-use crate::cell::Cells;
+use crate::cell::{CellKey, Cells};
 use crate::config::Config;
 use crate::export::Record;
 use crate::export::record::FlowEvent;
 use crate::export::render::Context;
 use crate::flow::chunk::Ladder;
 use crate::flow::session::{Ended, Sessions};
-use crate::flow::{CloseReason, Flow, FlowTable};
+use crate::flow::{CloseReason, Flow, FlowTable, Secret};
 use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
 use crate::path::{Routes, UnitLengths};
@@ -181,6 +183,37 @@ impl Pipeline {
     /// session, because there were too many.
     pub fn chunks_missed(&self) -> (u64, u64) {
         (self.flows.chunks_dropped(), self.sessions.refused())
+    }
+
+    /// What was learned of cells that were of use in window `since` or later.
+    pub fn learned(&self, since: u64) -> Vec<(CellKey, Memories)> {
+        self.judge.learned(since)
+    }
+
+    /// Takes what an earlier run learned. What it learned on another way is of no use for this
+    /// one (see [`Memories`]).
+    pub fn remember(&mut self, learned: Vec<(CellKey, Memories)>) {
+        self.judge.remember(learned);
+    }
+
+    /// Ids of flows are made with this secret.
+    pub fn set_secret(&mut self, secret: Secret) {
+        self.flows.set_secret(secret);
+    }
+
+    /// Takes a flow of which an earlier run told (see [`FlowTable::adopt`]).
+    pub fn adopt(&mut self, snapshot: &Snapshot, observed: bool, is_closed: bool) {
+        let routes = self.routes.load();
+        let ports = &self.config.watch.ports;
+        self.flows
+            .adopt(snapshot, observed, is_closed, ports, &routes);
+        if let Some(flow) = self.flows.get(&snapshot.state.key) {
+            let client = flow.roles.client;
+            let window = WindowSpan::at(snapshot.time_us, self.config.window.length_s);
+            let way = routes.locate(client);
+            self.ways
+                .seen(client, way.as_ref(), snapshot.time_us, window.number);
+        }
     }
 
     /// The kernel forgot the flow, or will not report it any more. What its packets said about

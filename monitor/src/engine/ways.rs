@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::judge::Moves;
 use crate::cell::Cells;
@@ -180,17 +181,40 @@ impl Moves for Ways {
 }
 
 /// A cell's baselines, one for each way that its traffic took.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memories {
     /// The one of use last at the end.
     of_ways: Vec<Memory>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Memory {
     route: Arc<Route>,
     baseline: Baseline,
     window: u64,
+}
+
+#[cfg(test)]
+impl Memories {
+    /// Of one way, of use in `window`.
+    pub fn example(window: u64) -> Self {
+        use crate::flow::baseline::Figures;
+        use crate::flow::own::Lesson;
+        let mut memories = Self::default();
+        let figures = Figures {
+            rtt_p10_us: Some(20_123.4),
+            log_rate: Some(15.25),
+            ..Figures::default()
+        };
+        let lesson = Lesson::unjudged([192, 0, 2, 1].into(), figures);
+        memories.of(&Arc::new(Route::example()), window).note(
+            window,
+            &[lesson],
+            true,
+            &crate::config::Baseline::default(),
+        );
+        memories
+    }
 }
 
 impl Memories {
@@ -222,6 +246,12 @@ impl Memories {
         self.of_ways.push(Memory { window, ..memory });
         let last = self.of_ways.len() - 1;
         &mut self.of_ways[last].baseline
+    }
+
+    /// The last window in which any of them was of use.
+    pub fn last_window(&self) -> u64 {
+        let windows = self.of_ways.iter().map(|memory| memory.window);
+        windows.max().unwrap_or(0)
     }
 
     /// Drops what was of no use for `span` windows; whether anything is left.

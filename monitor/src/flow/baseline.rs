@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::own::{Lesson, Own};
 use crate::cell::ClientTotals;
 use crate::config;
@@ -57,7 +59,7 @@ impl Figures {
 }
 
 /// Count, mean and variance of one figure, mergeable (Chan, Golub, LeVeque 1979).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Moments {
     pub count: u64,
     pub mean: f64,
@@ -113,7 +115,7 @@ impl Moments {
 }
 
 /// What is usual: the moments of each of [`Figures`], over clients and windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usual {
     pub rtt_p10_us: Moments,
     pub loss_share: Moments,
@@ -144,7 +146,7 @@ impl Usual {
 }
 
 /// Windows that are ranked together.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Slot {
     /// Window number divided by the slot's length.
     number: u64,
@@ -152,7 +154,7 @@ struct Slot {
 }
 
 /// One cell's memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Baseline {
     /// Windows with figures, from the first one on, bad ones included.
     windows_seen: u32,

@@ -16,7 +16,7 @@ pub mod totals;
 use std::net::IpAddr;
 
 pub use roles::{Roles, Vantage};
-pub use table::{Closed, Flow, FlowTable, Rerouted};
+pub use table::{Closed, Flow, FlowTable, Rerouted, Secret};
 pub use totals::Totals;
 
 use crate::path::Location;

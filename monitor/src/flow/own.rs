@@ -14,6 +14,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::baseline::{Figures, Moments, Usual};
 
 /// Windows from which a client's own figures have a spread to compare with.
@@ -57,12 +59,12 @@ impl Lesson {
 }
 
 /// The clients of one cell.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Own {
     clients: HashMap<IpAddr, Memory>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Memory {
     rtt_p10_us: Moments,
     /// A lower level, until it was kept for long enough.

@@ -2,12 +2,13 @@
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use monitor_ebpf::flow::{FlowKey, FlowState, Half, LOW_TO_HIGH, half_flags};
+use siphasher::sip::SipHasher24;
 
 use super::chunk::{Chunk, Ladder, Ledger, Moment};
 use super::totals::Reading;
@@ -19,7 +20,7 @@ use crate::path::{Location, Routes, SeenFlow, UnitLengths};
 /// One watched flow.
 #[derive(Clone, Debug)]
 pub struct Flow {
-    /// Keyed by a secret of this process, so that it tells nothing about the addresses.
+    /// Keyed by a [`Secret`], so that it tells nothing about the addresses.
     pub id: u64,
     pub roles: Roles,
     pub interface: Option<Arc<str>>,
@@ -96,7 +97,29 @@ pub struct FlowTable {
     /// about.
     by_client: BTreeMap<IpNet, HashSet<FlowKey>>,
     lengths: UnitLengths,
-    secret: RandomState,
+    secret: Secret,
+}
+
+/// Keys the ids of flows.
+#[derive(Clone, Copy, Debug)]
+pub struct Secret(pub [u64; 2]);
+
+impl Default for Secret {
+    /// Random, from the system.
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self([random.hash_one(0), random.hash_one(1)])
+    }
+}
+
+impl Secret {
+    /// SipHash-2-4: a keyed hash that tells nothing about what went in.
+    fn id(&self, key: &FlowKey, generation: u64) -> u64 {
+        let [first, second] = self.0;
+        let mut hasher = SipHasher24::new_with_keys(first, second);
+        (key, generation).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Flows that took another way: what they shared before and share now.
@@ -210,6 +233,9 @@ impl FlowTable {
             if snapshot.state.generation < generation || snapshot.read_ns < read_ns {
                 return Change::default();
             }
+            if snapshot.state.generation == generation && is_older(&snapshot.state, &known.state) {
+                return Change::default();
+            }
             if snapshot.state.generation == generation {
                 let flow = entry.get_mut();
                 let opened = flow.advance(snapshot);
@@ -232,8 +258,7 @@ impl FlowTable {
                 opened: false,
             };
         }
-        let id = self.secret.hash_one((key, snapshot.state.generation));
-        let mut flow = Box::new(Flow::open(id, snapshot, server_ports, routes));
+        let mut flow = self.open(snapshot, server_ports, routes);
         if let Some(early) = self.early.remove(&key) {
             if early.generation == snapshot.state.generation {
                 let [low, high] = early.ledgers;
@@ -246,13 +271,59 @@ impl FlowTable {
                 self.chunks_dropped += 1;
             }
         }
-        let block = self.lengths.around(flow.roles.client);
-        self.by_client.entry(block).or_default().insert(key);
-        self.flows.insert(key, flow);
+        self.insert(key, flow);
         Change {
             replaced,
             opened: true,
         }
+    }
+
+    /// Takes a flow that an earlier run of the daemon has told about: its `open` is in the log,
+    /// and with `observed` also what it did so far is in some observation.
+    pub fn adopt(
+        &mut self,
+        snapshot: &Snapshot,
+        observed: bool,
+        is_closed: bool,
+        server_ports: &[u16],
+        routes: &Routes,
+    ) {
+        let key = snapshot.state.key;
+        let generation = snapshot.state.generation;
+        let known = self.flows.get(&key).map(|flow| &flow.last.state);
+        if known.is_some_and(|known| {
+            generation < known.generation
+                || generation == known.generation && is_older(&snapshot.state, known)
+        }) {
+            return;
+        }
+        let mut flow = self.open(snapshot, server_ports, routes);
+        flow.is_closed = is_closed;
+        if observed {
+            flow.window = Default::default();
+            flow.is_new = false;
+        }
+        self.insert(key, flow);
+    }
+
+    fn open(&self, snapshot: &Snapshot, server_ports: &[u16], routes: &Routes) -> Box<Flow> {
+        let key = &snapshot.state.key;
+        let id = self.secret.id(key, snapshot.state.generation);
+        Box::new(Flow::open(id, snapshot, server_ports, routes))
+    }
+
+    fn insert(&mut self, key: FlowKey, flow: Box<Flow>) {
+        let client = flow.roles.client;
+        if let Some(old) = self.flows.insert(key, flow) {
+            self.forget_client(&key, old.roles.client);
+        }
+        let block = self.lengths.around(client);
+        self.by_client.entry(block).or_default().insert(key);
+    }
+
+    /// Ids are made with this secret from now on.
+    pub fn set_secret(&mut self, secret: Secret) {
+        self.secret = secret;
     }
 
     /// Forgets a flow. `None` if it was not known, or closed already.
@@ -602,6 +673,26 @@ impl Flow {
     fn is_over(&self) -> bool {
         self.last.state.is_over()
     }
+}
+
+/// Whether `state` was copied before `known`, of the same flow: a report waits in the ring buffer
+/// while the table is read.
+fn is_older(state: &FlowState, known: &FlowState) -> bool {
+    let counted = |half: &Half| {
+        [
+            half.last_seen_ns,
+            half.bytes,
+            half.acked_bytes,
+            half.rtt_sum_us,
+            half.busy_us,
+        ]
+    };
+    state.halves.iter().zip(&known.halves).any(|(half, known)| {
+        counted(half)
+            .iter()
+            .zip(counted(known))
+            .any(|(a, b)| *a < b)
+    })
 }
 
 /// The halves that describe the data which `sender`'s packets carry.

@@ -9,13 +9,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context as _, Result};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
-    Handle, RouteMessageBuilder,
+    Handle, MulticastGroup, RouteMessageBuilder,
     packet_route::{
-        link::{LinkAttribute, LinkLayerType, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::{RouteAttribute, RouteMessage, RouteType},
         tc::{TcAttribute, TcHandle, TcStats2},
     },
 };
+
+use tokio::sync::Notify;
 
 /// How a device's frames begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,25 @@ pub struct Device {
     pub index: u32,
     pub name: Arc<str>,
     pub link_type: LinkType,
+    /// Where its packets pass too.
+    pub covered_by: Option<Cover>,
+}
+
+/// Another device that sees every packet of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cover {
+    /// The bond or team that it is a port of.
+    Above(u32),
+    /// The device below a VLAN, a macvlan or an ipvlan.
+    Below(u32),
+}
+
+impl Cover {
+    fn index(self) -> u32 {
+        match self {
+            Self::Above(index) | Self::Below(index) => index,
+        }
+    }
 }
 
 /// What a device's own queue and driver counted since they exist.
@@ -52,6 +73,7 @@ pub struct Queue {
 pub struct Netlink {
     handle: Handle,
     task: tokio::task::JoinHandle<()>,
+    changed: Arc<Notify>,
 }
 
 impl Drop for Netlink {
@@ -63,12 +85,29 @@ impl Drop for Netlink {
 impl Netlink {
     /// Opens a socket in the network namespace of this thread. Needs a tokio runtime.
     pub fn open() -> Result<Self> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        let (connection, handle, mut messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+                .context("cannot open a netlink socket")?;
+        let changed = Arc::new(Notify::new());
+        let told = Arc::clone(&changed);
+        let listen = async move {
+            // What they say is asked for afterwards: some may have been dropped.
+            while messages.next().await.is_some() {
+                told.notify_one();
+            }
+        };
         Ok(Self {
             handle,
-            task: tokio::spawn(connection),
+            task: tokio::spawn(async move {
+                tokio::join!(connection, listen);
+            }),
+            changed,
         })
+    }
+
+    /// Notified when a device came, went or changed since the last time.
+    pub fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
     }
 
     /// Every device.
@@ -81,7 +120,15 @@ impl Netlink {
             .try_collect()
             .await
             .context("cannot list the network devices")?;
-        Ok(links.iter().filter_map(device).collect())
+        let bonds: Vec<u32> = links
+            .iter()
+            .filter(|link| matches!(kind(link), Some(InfoKind::Bond | InfoKind::Team)))
+            .map(|link| link.header.index)
+            .collect();
+        Ok(links
+            .iter()
+            .filter_map(|link| device(link, &bonds))
+            .collect())
     }
 
     /// Indices of the devices that a default route of either address family leads to.
@@ -156,7 +203,73 @@ impl Netlink {
     }
 }
 
-fn device(link: &LinkMessage) -> Option<Device> {
+impl Netlink {
+    /// Priorities of the filters with this handle in the clsact qdisc of a device, each with
+    /// whether it is the egress side's.
+    pub async fn filters(&self, index: u32, handle: u16) -> Result<Vec<(bool, u16)>> {
+        let mut found = Vec::new();
+        let index = i32::try_from(index).context("a device's number is below 2^31")?;
+        for egress in [false, true] {
+            let request = self.handle.traffic_filter(index).get();
+            let request = if egress {
+                request.egress()
+            } else {
+                request.ingress()
+            };
+            let mut filters = request.execute().boxed();
+            while let Some(filter) = filters
+                .try_next()
+                .await
+                .context("cannot list the filters of a network device")?
+            {
+                let is_bpf = filter
+                    .attributes
+                    .iter()
+                    .any(|attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "bpf"));
+                if is_bpf && u32::from(filter.header.handle) == u32::from(handle) {
+                    let priority = (filter.header.info >> 16) as u16;
+                    found.push((egress, priority));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn kind(link: &LinkMessage) -> Option<&InfoKind> {
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+                LinkInfo::Kind(kind) => Some(kind),
+                _ => None,
+            }),
+            _ => None,
+        })
+}
+
+/// The device that sees every packet of this one. A bridge is none: what its ports forward does
+/// not pass it.
+fn cover(link: &LinkMessage, bonds: &[u32]) -> Option<Cover> {
+    let on_another = matches!(
+        kind(link),
+        Some(InfoKind::Vlan | InfoKind::MacVlan | InfoKind::IpVlan)
+    );
+    // A device below that is in another network namespace is none of ours.
+    let elsewhere = link
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Controller(index) if bonds.contains(index) => Some(Cover::Above(*index)),
+            LinkAttribute::Link(index) if on_another && !elsewhere => Some(Cover::Below(*index)),
+            _ => None,
+        })
+}
+
+fn device(link: &LinkMessage, bonds: &[u32]) -> Option<Device> {
     let name = link
         .attributes
         .iter()
@@ -179,6 +292,7 @@ fn device(link: &LinkMessage) -> Option<Device> {
         index: link.header.index,
         name: name.into(),
         link_type,
+        covered_by: cover(link, bonds),
     })
 }
 
@@ -198,9 +312,12 @@ fn egress_devices(route: &RouteMessage) -> Vec<u32> {
 }
 
 /// The devices to watch: those whose name matches one of `patterns` (`*` any run of characters,
-/// `?` one), or without patterns those in `default_route`.
+/// `?` one), or without patterns those in `default_route`. A device that only a pattern matches
+/// is left out where another one that is chosen sees its packets: the ports of a bond, the VLANs
+/// of a device.
 pub fn choose(devices: &[Device], patterns: &[String], default_route: &[u32]) -> Vec<Device> {
-    devices
+    let named = |device: &Device| patterns.iter().any(|pattern| **pattern == *device.name);
+    let mut chosen: Vec<&Device> = devices
         .iter()
         .filter(|device| {
             if patterns.is_empty() {
@@ -211,8 +328,32 @@ pub fn choose(devices: &[Device], patterns: &[String], default_route: &[u32]) ->
                     .any(|pattern| matches(pattern.as_bytes(), device.name.as_bytes()))
             }
         })
-        .cloned()
-        .collect()
+        .collect();
+    // Of a VLAN on a bond with ports all but one are left out, whatever their order: each asks
+    // for the one that covers it, all the way.
+    let indices: Vec<u32> = chosen.iter().map(|device| device.index).collect();
+    chosen.retain(|device| named(device) || !is_covered(device, devices, &indices));
+    chosen.into_iter().cloned().collect()
+}
+
+/// Whether one of the devices that cover `device`, directly or not, is among `chosen`.
+fn is_covered(device: &Device, devices: &[Device], chosen: &[u32]) -> bool {
+    /// Devices on each other; the kernel nests no more (`MAX_NEST_DEV`).
+    const LEVELS: usize = 8;
+    let mut cover = device.covered_by;
+    for _ in 0..LEVELS {
+        let Some(index) = cover.map(Cover::index) else {
+            return false;
+        };
+        if chosen.contains(&index) {
+            return true;
+        }
+        cover = devices
+            .iter()
+            .find(|other| other.index == index)
+            .and_then(|other| other.covered_by);
+    }
+    false
 }
 
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
@@ -236,6 +377,7 @@ mod tests {
             index,
             name: name.into(),
             link_type: LinkType::Ethernet,
+            covered_by: None,
         }
     }
 
@@ -265,6 +407,31 @@ mod tests {
         assert_eq!(choose(&["eth?"]), ["eth0"]);
         assert_eq!(choose(&["*3", "lo"]), ["lo", "ens3"]);
         assert_eq!(choose(&["eth"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_devices_on_each_other_a_pattern_chooses_the_one_that_sees_all() {
+        let on = |index, name, covered_by| Device {
+            covered_by: Some(covered_by),
+            ..device(index, name)
+        };
+        // Two ports in a bond, and two VLANs on it, one on top of the other.
+        let devices = [
+            on(1, "e1", Cover::Above(3)),
+            on(2, "e2", Cover::Above(3)),
+            device(3, "e3"),
+            on(4, "e4", Cover::Below(3)),
+            on(5, "e5", Cover::Below(4)),
+        ];
+        let choose = |patterns: &[&str]| {
+            let patterns: Vec<_> = patterns.iter().map(|&of| of.to_owned()).collect();
+            let chosen = super::choose(&devices, &patterns, &[]);
+            chosen.iter().map(|of| of.index).collect::<Vec<_>>()
+        };
+        assert_eq!(choose(&["e*"]), [3]);
+        assert_eq!(choose(&["e[45]", "e4", "e?"]), [3, 4], "asked for by name");
+        assert_eq!(choose(&["e1", "e2"]), [1, 2]);
+        assert_eq!(choose(&["e5", "e1"]), [1, 5]);
     }
 
     #[test]

@@ -235,7 +235,7 @@ pub enum Connectivity {
 }
 
 /// Which sources a [`Route`] was made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SourceSet {
     /// Who said whose network it is (origin and ISP).
     pub who: Source,
@@ -245,7 +245,7 @@ pub struct SourceSet {
 }
 
 /// Everything known about the way to a client, merged from all sources and named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// The announced prefix that matched: the longest of the sources used.
     pub prefix: IpNet,
@@ -271,6 +271,33 @@ pub struct Route {
     pub sources: SourceSet,
     /// A source used here has gone silent.
     pub stale: bool,
+}
+
+#[cfg(test)]
+impl Route {
+    /// A way that a file names.
+    pub fn example() -> Self {
+        Self {
+            prefix: IpNet::from(IpAddr::from([192, 0, 2, 0])),
+            origin_asn: 64_501,
+            isp: "Northnet".into(),
+            interconnect: "ic-a".into(),
+            peer_asn: None,
+            peer_address: None,
+            next_hop: Some([192, 0, 2, 1].into()),
+            router: None,
+            interface: Some("eth0".into()),
+            as_path_middle: [64_999].into(),
+            connectivity: Some(Connectivity::Pni),
+            site: None,
+            risk_groups: ["r1".into()].into(),
+            sources: SourceSet {
+                who: Source::File,
+                way: Source::File,
+            },
+            stale: false,
+        }
+    }
 }
 
 impl Route {

@@ -1,7 +1,9 @@
 //! What several tests need. Each uses a part of it.
 #![allow(dead_code, reason = "every test file is a program of its own")]
 
+pub mod bpf_folder;
 pub mod chain;
+pub mod daemon;
 pub mod ethtool;
 pub mod net;
 pub mod observer;

@@ -77,7 +77,7 @@ impl Observer {
             assert_eq!(found.len(), wanted.len(), "every device is there");
             let _attachments = found
                 .iter()
-                .map(|device| live.attach(device, hook))
+                .map(|device| live.attach(device, hook, &[]))
                 .collect::<anyhow::Result<Vec<_>>>()?;
             ready.send(())?;
             while asked.recv().is_ok() {

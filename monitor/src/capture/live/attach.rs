@@ -1,11 +1,16 @@
 //! Attaching the programs to devices, and taking them off again.
 
-use std::io;
+use std::{
+    fs, io,
+    mem::ManuallyDrop,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
@@ -18,15 +23,17 @@ use crate::netlink::{Device, LinkType};
 /// this priority belongs to another kind of filter, the kernel chooses one.
 const CLSACT_PRIORITY: u16 = 1;
 /// Marks our filter among others of the same priority: "lm".
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x6c6d);
+pub const FILTER_HANDLE: u16 = 0x6c6d;
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, FILTER_HANDLE);
 const CLSACT_LOG_HANDLE: TcHandle = TcHandle::new(0, 0x6c6e);
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// A link of its own (kernel 6.6 and later); gone with the process.
+    /// A link of its own (kernel 6.6 and later); gone with the process unless it is pinned.
     Tcx,
-    /// A filter of the clsact qdisc; it stays after a SIGKILL, and the next start removes it.
+    /// A filter of the clsact qdisc; it stays after a SIGKILL, and the next start removes it or,
+    /// where flows are kept, takes its place.
     Clsact,
 }
 
@@ -42,14 +49,58 @@ impl Hook {
     }
 }
 
-/// Both programs on one device; dropping it takes them off.
+/// A filter of ours that the clsact qdisc of a device has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub egress: bool,
+    pub priority: u16,
+}
+
+/// Both programs on one device; dropping it takes off what is not kept.
 pub struct Attachment {
     _links: Vec<SchedClassifierLink>,
+    kept: Vec<Kept>,
+}
+
+/// What stays when the process has gone.
+enum Kept {
+    /// A TCX link, by where it is pinned.
+    Pin(PathBuf),
+    Filter(ManuallyDrop<SchedClassifierLink>),
+}
+
+impl Attachment {
+    /// Takes both programs off, also what would stay.
+    ///
+    /// # Errors
+    /// When something cannot be taken off; a device that has gone is none.
+    pub fn detach(self) -> Result<()> {
+        for kept in self.kept {
+            match kept {
+                Kept::Pin(path) => match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error)
+                            .with_context(|| format!("cannot remove {}", path.display()));
+                    }
+                    _ => {}
+                },
+                // Dropping it takes it off; a device that has gone took it along.
+                Kept::Filter(filter) => drop(ManuallyDrop::into_inner(filter)),
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Live {
-    /// Attaches both directions to `device`.
-    pub fn attach(&mut self, device: &Device, hook: Hook) -> Result<Attachment> {
+    /// Attaches both directions to `device`, in the place of what an earlier run left there:
+    /// its pinned links, or the filters in `standing`.
+    pub fn attach(
+        &mut self,
+        device: &Device,
+        hook: Hook,
+        standing: &[Standing],
+    ) -> Result<Attachment> {
         let raw_ip = match device.link_type {
             LinkType::Ethernet => false,
             LinkType::RawIp => true,
@@ -60,15 +111,35 @@ impl Live {
             ),
         };
         if hook == Hook::Clsact {
-            prepare_clsact(device)?;
+            add_clsact(device)?;
+            remove_filters(device, self.pins.is_none())?;
         }
-        let mut links = Vec::with_capacity(2);
+        let mut attachment = Attachment {
+            _links: Vec::new(),
+            kept: Vec::new(),
+        };
         for wanted in PROGRAMS.iter().filter(|program| program.raw_ip == raw_ip) {
-            let program = self.program(wanted.name)?;
             let direction = direction(wanted.egress);
-            let link = attach(program, device, direction, hook, CLSACT_HANDLE)
-                .with_context(|| format!("cannot attach {} to {}", wanted.name, device.name))?;
-            links.push(link);
+            let pin = self
+                .pins
+                .as_ref()
+                .map(|pins| pins.link(device.index, wanted.egress));
+            let program = self.program(wanted.name)?;
+            let result = match (pin, hook) {
+                (None, _) => attach(program, device, direction, hook, CLSACT_HANDLE)
+                    .map(|link| attachment._links.push(link)),
+                (Some(pin), Hook::Tcx) => attach_pinned(program, device, direction, &pin)
+                    .map(|()| attachment.kept.push(Kept::Pin(pin))),
+                (Some(_), Hook::Clsact) => {
+                    let there = standing.iter().find(|of| of.egress == wanted.egress);
+                    attach_in_place(program, device, direction, there).map(|filter| {
+                        attachment
+                            .kept
+                            .push(Kept::Filter(ManuallyDrop::new(filter)));
+                    })
+                }
+            };
+            result.with_context(|| format!("cannot attach {} to {}", wanted.name, device.name))?;
             if self.logs {
                 let name = LOG_PROGRAMS[usize::from(raw_ip)];
                 let link = attach(
@@ -79,11 +150,78 @@ impl Live {
                     CLSACT_LOG_HANDLE,
                 )
                 .with_context(|| format!("cannot attach {name} to {}", device.name))?;
-                links.push(link);
+                attachment._links.push(link);
             }
         }
-        Ok(Attachment { _links: links })
+        Ok(attachment)
     }
+}
+
+/// Puts the program in the place of the one that the pinned link holds; without a link that
+/// works, attaches it and pins the link.
+fn attach_pinned(
+    program: &mut SchedClassifier,
+    device: &Device,
+    direction: TcAttachType,
+    pin: &Path,
+) -> Result<()> {
+    match PinnedLink::from_pin(pin) {
+        Ok(pinned) => {
+            let link = SchedClassifierLink::try_from(FdLink::from(pinned))?;
+            match program.attach_to_link(link) {
+                Ok(id) => {
+                    // The pin holds it.
+                    drop(program.take_link(id)?);
+                    return Ok(());
+                }
+                // Its device has gone, and another one has its number.
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENOLINK) =>
+                {
+                    fs::remove_file(pin)
+                        .with_context(|| format!("cannot remove {}", pin.display()))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let link = attach(program, device, direction, Hook::Tcx, CLSACT_HANDLE)?;
+    FdLink::try_from(link)?
+        .pin(pin)
+        .with_context(|| format!("cannot pin a link as {}", pin.display()))?;
+    Ok(())
+}
+
+/// Puts the program in the place of our filter, or adds it where there is none.
+fn attach_in_place(
+    program: &mut SchedClassifier,
+    device: &Device,
+    direction: TcAttachType,
+    standing: Option<&Standing>,
+) -> Result<SchedClassifierLink> {
+    let Some(standing) = standing else {
+        return attach(program, device, direction, Hook::Clsact, CLSACT_HANDLE);
+    };
+    let there = SchedClassifierLink::attached(
+        &device.name,
+        direction,
+        standing.priority,
+        CLSACT_HANDLE,
+        None,
+    )?;
+    let id = program.attach_to_link(there)?;
+    Ok(program.take_link(id)?)
+}
+
+/// Removes every filter of ours from a device.
+///
+/// # Errors
+/// When they cannot be listed or removed.
+pub fn detach_filters(device: &Device) -> Result<u64> {
+    remove_filters(device, true)
 }
 
 fn direction(egress: bool) -> TcAttachType {
@@ -132,25 +270,33 @@ fn attach(
     Ok(program.take_link(id)?)
 }
 
-/// Makes sure that the device has a clsact qdisc and none of our filters: one that a killed
-/// daemon left would see every packet a second time.
-fn prepare_clsact(device: &Device) -> Result<()> {
+/// Makes sure that the device has a clsact qdisc.
+fn add_clsact(device: &Device) -> Result<()> {
     match tc::qdisc_add_clsact(&device.name) {
-        Ok(()) => {}
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Ok(()) => Ok(()),
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         Err(error) => {
-            return Err(error)
-                .with_context(|| format!("cannot add a clsact qdisc to {}", device.name));
+            Err(error).with_context(|| format!("cannot add a clsact qdisc to {}", device.name))
         }
     }
+}
+
+/// Removes filters that a killed daemon left and that would see every packet a second time: those
+/// that log and, with `all`, those that measure.
+fn remove_filters(device: &Device, all: bool) -> Result<u64> {
+    let mut removed = 0;
     let ours = PROGRAMS.map(|program| (program.name, program.egress));
+    let ours = ours.into_iter().filter(|_| all);
     let logging = LOG_PROGRAMS.map(|name| [(name, false), (name, true)]);
-    for (name, egress) in ours.into_iter().chain(logging.into_iter().flatten()) {
+    for (name, egress) in ours.chain(logging.into_iter().flatten()) {
         match tc::qdisc_detach_program(&device.name, direction(egress), name) {
-            Ok(()) => tracing::info!(
-                "{}: removed {name}, which an earlier run had left",
-                device.name
-            ),
+            Ok(()) => {
+                removed += 1;
+                tracing::info!(
+                    "{}: removed {name}, which an earlier run had left",
+                    device.name
+                );
+            }
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(error).with_context(|| {
@@ -162,5 +308,5 @@ fn prepare_clsact(device: &Device) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(removed)
 }

@@ -1,6 +1,9 @@
 //! Loading the programs, their maps and their settings.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -8,6 +11,7 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier},
 };
+use aya_obj::EbpfSectionKind;
 use ipnet::IpNet;
 use monitor_ebpf::{
     bench::Case,
@@ -16,7 +20,12 @@ use monitor_ebpf::{
     select::{PORT_WORDS, Settings, settings_flags},
 };
 
-use super::{batch, messages::KernelMessages, reports::Reports};
+use super::{
+    batch,
+    keep::{Expected, Memory, Pins},
+    messages::KernelMessages,
+    reports::Reports,
+};
 use crate::config::{Config, KernelLog};
 
 /// The object that `build.rs` compiled from `monitor-ebpf`.
@@ -114,6 +123,12 @@ unsafe impl Pod for PodCounters {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct PodMemory(Memory);
+// SAFETY: integers without padding.
+unsafe impl Pod for PodMemory {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 struct PodCase(Case);
 // SAFETY: integers without padding.
 unsafe impl Pod for PodCase {}
@@ -127,11 +142,23 @@ pub struct Live {
     ports: Array<MapData, u64>,
     prefixes: LpmTrie<MapData, [u8; 16], u8>,
     pub(super) logs: bool,
+    /// Where maps and links stay when this process has gone.
+    pub(super) pins: Option<Pins>,
+    memory: Option<Array<MapData, PodMemory>>,
 }
 
 impl Live {
     /// Loads every program into the running kernel. Nothing is attached yet.
     pub fn load(options: &Options) -> Result<Self> {
+        Self::load_with(options, None)
+    }
+
+    /// The same, with the maps that `pins` holds, or with new ones that it holds from now on.
+    pub fn load_kept(options: &Options, pins: Pins) -> Result<Self> {
+        Self::load_with(options, Some(pins))
+    }
+
+    fn load_with(options: &Options, mut pins: Option<Pins>) -> Result<Self> {
         let log_level: u8 = match options.kernel_log {
             KernelLog::Off => 0,
             KernelLog::Warn => aya_log::Level::Warn as u8,
@@ -139,17 +166,31 @@ impl Live {
             KernelLog::Debug => aya_log::Level::Debug as u8,
         };
         let test_clock = u8::from(options.test_clock);
-        let mut ebpf = EbpfLoader::new()
+        let sizes = [
+            ("FLOWS", options.max_flows),
+            ("PENDING", options.max_flows / PENDING_SHARE),
+            ("REPORTS", REPORT_BYTES),
+        ];
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global(aya_log::LEVEL, &log_level, true)
-            .override_global("TEST_CLOCK", &test_clock, true)
-            .map_max_entries("FLOWS", options.max_flows)
-            .map_max_entries("PENDING", options.max_flows / PENDING_SHARE)
-            .map_max_entries("REPORTS", REPORT_BYTES)
-            .load(OBJECT)
-            .context(
-                "cannot create the BPF maps (this needs CAP_BPF and CAP_NET_ADMIN, or root; \
+            .override_global("TEST_CLOCK", &test_clock, true);
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, entries);
+        }
+        let mut memory = None;
+        let expected = expected_maps(&sizes)?;
+        if let Some(pins) = &mut pins {
+            pins.use_layout(&expected)?;
+            for map in expected.keys() {
+                loader.map_pin_path(map.as_str(), pins.map(map));
+            }
+            memory = Some(memory_map(pins)?);
+        }
+        let mut ebpf = loader.load(OBJECT).context(
+            "cannot create the BPF maps (this needs CAP_BPF and CAP_NET_ADMIN, or root; \
                  `lastmile check` says what is missing)",
-            )?;
+        )?;
         let logs = options.kernel_log != KernelLog::Off;
         let log_programs = LOG_PROGRAMS.into_iter().filter(|_| logs);
         for name in PROGRAMS
@@ -174,7 +215,56 @@ impl Live {
             ports,
             prefixes,
             logs,
+            pins,
+            memory,
         })
+    }
+
+    /// What the last run left for this one to know. `None`: nothing is kept.
+    pub fn memory(&self) -> Result<Option<Memory>> {
+        let Some(memory) = &self.memory else {
+            return Ok(None);
+        };
+        let PodMemory(memory) = memory
+            .get(&0, 0)
+            .context("cannot read what the last run left")?;
+        Ok(Some(memory))
+    }
+
+    /// Whether this goes on with the maps of an earlier run.
+    pub fn resumed(&self) -> bool {
+        self.pins.as_ref().is_some_and(Pins::resumed)
+    }
+
+    /// Whether anything stays when this process has gone.
+    pub fn keeps(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Removes what earlier runs left, once every device in `watched` has these programs.
+    pub fn forget_others(&self, watched: &BTreeSet<u32>) -> Result<()> {
+        match &self.pins {
+            Some(pins) => pins.forget_others(watched),
+            None => Ok(()),
+        }
+    }
+
+    /// Nothing stays when this process has gone.
+    pub fn keep_nothing(&mut self) -> Result<()> {
+        match self.pins.take() {
+            Some(pins) => pins.remove().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves this for the next run, where anything is kept.
+    pub fn remember(&mut self, memory: &Memory) -> Result<()> {
+        match &mut self.memory {
+            None => Ok(()),
+            Some(map) => map
+                .set(0, PodMemory(*memory), 0)
+                .context("cannot write what the next run must know"),
+        }
     }
 
     /// The reports of the programs. Once.
@@ -303,6 +393,48 @@ impl Live {
         }
         Ok(sum)
     }
+}
+
+/// Maps that begin anew with every load: scratch space, constants, what is for tests.
+const NOT_KEPT: [&str; 4] = ["PARSED", "EMPTY", "BENCH_CASE", "BENCH_PACKETS"];
+
+/// What the object's maps are like, those that are kept.
+fn expected_maps(sizes: &[(&str, u32)]) -> Result<BTreeMap<String, Expected>> {
+    let object = aya_obj::Object::parse(OBJECT).context("the BPF object cannot be read")?;
+    let kept = object.maps.into_iter().filter(|(name, map)| {
+        let kind = map.section_kind();
+        let is_map = matches!(kind, EbpfSectionKind::Maps | EbpfSectionKind::BtfMaps);
+        is_map && !NOT_KEPT.contains(&name.as_str()) && !name.starts_with("AYA_LOG")
+    });
+    Ok(kept
+        .map(|(name, map)| {
+            let size = sizes.iter().find(|(of, _)| *of == name);
+            let expected = Expected {
+                map_type: map.map_type(),
+                key_size: map.key_size(),
+                value_size: map.value_size(),
+                max_entries: size.map_or(map.max_entries(), |(_, entries)| *entries),
+                flags: map.map_flags(),
+            };
+            (name, expected)
+        })
+        .collect())
+}
+
+/// The map of one [`Memory`], which no program reads.
+fn memory_map(pins: &Pins) -> Result<Array<MapData, PodMemory>> {
+    const NAME: &str = "MEMORY";
+    let path = pins.map(NAME);
+    if path.exists() {
+        let data = MapData::from_pin(&path).with_context(|| format!("{}", path.display()))?;
+        return Ok(Array::try_from(Map::Array(data))?);
+    }
+    let map: Array<_, PodMemory> = Array::create(1, 0).context("cannot create a BPF map")?;
+    map.pin(&path)
+        .with_context(|| format!("cannot pin a map as {}", path.display()))?;
+    // The pin took it.
+    let data = MapData::from_pin(&path).with_context(|| format!("{}", path.display()))?;
+    Ok(Array::try_from(Map::Array(data))?)
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

@@ -3,11 +3,13 @@
 mod attach;
 mod batch;
 mod features;
+mod keep;
 mod load;
 mod messages;
 mod reports;
 
-pub use attach::{Attachment, Hook};
+pub use attach::{Attachment, FILTER_HANDLE, Hook, Standing, detach_filters};
 pub use features::{Feature, State as FeatureState, features};
+pub use keep::{Memory, Pins, is_bpf_file_system};
 pub use load::{Live, Options, PROGRAMS, Program};
 pub use reports::Reports;

@@ -1,0 +1,202 @@
+//! Devices that come and go, devices on each other, and other people's programs beside ours.
+
+mod support;
+
+use std::{fs, process::Command, time::Instant};
+
+use aya::programs::{
+    LinkOrder, SchedClassifier, TcAttachType,
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+};
+use lastmile::capture::live::{Hook, Live};
+use lastmile_lab::netns;
+use support::{
+    bpf_folder::BpfFolder,
+    daemon::{Daemon, Folder, config, flows, lines},
+    net::{Internet, ip},
+};
+
+const DOWNLOAD: usize = 1_000_000;
+/// What an operator may count on.
+const SOON_MS: u128 = 1_000;
+
+#[test]
+fn a_device_is_watched_within_a_second_of_its_coming_whatever_its_name_becomes() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices-come");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let server = internet.server.clone();
+    let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+    let mut took = |what: &str, message: &str| {
+        let begin = Instant::now();
+        ip(&format!("-n {server} {what}"));
+        daemon.await_message(message);
+        println!("{what}: {} ms", begin.elapsed().as_millis());
+        assert!(begin.elapsed().as_millis() < SOON_MS, "{what}");
+    };
+    took("link add eth7 type veth peer name other7", "eth7: watched");
+    took("link set eth7 name eth8", "eth7: is eth8 now");
+    took("link set other7 name eth9", "eth9: watched");
+    took("link set eth8 name wan8", "eth8: not watched any more");
+    let elsewhere = format!("link set eth9 netns {}", internet.client);
+    took(&elsewhere, "eth9: not watched any more");
+    let back = format!("-n {} link set eth9 netns {server}", internet.client);
+    ip(&back);
+    daemon.await_message("eth9: watched");
+    ip(&format!("-n {server} link del eth9"));
+    daemon.await_message("eth9: not watched any more");
+
+    // Down and up again, and everything is counted.
+    ip(&format!("-n {server} link set eth0 down"));
+    ip(&format!("-n {server} link set eth0 up"));
+    ip(&format!("-n {server} route add default via 192.0.2.254"));
+    let socket = internet.download(DOWNLOAD);
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+    let lines = lines(&log);
+    let known = flows(&lines, "update");
+    assert_eq!(known[0]["to_client"]["segments"], socket.data_segs_out);
+}
+
+#[test]
+fn of_devices_on_each_other_a_pattern_watches_the_one_that_sees_every_packet() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices-on-each-other");
+    let internet = Internet::new(None, None);
+    let server = internet.server.clone();
+    let added = Command::new("ip")
+        .args(["-n", &server, "link", "add", "link", "eth0", "name"])
+        .args(["eth0.7", "type", "vlan", "id", "7"])
+        .status()
+        .expect("ip runs");
+    if !added.success() {
+        println!("SKIPPED: this kernel has no VLAN devices");
+        return;
+    }
+    let mut bond = vec!["eth0"];
+    let added = Command::new("ip")
+        .args(["-n", &server, "link", "add", "eth3", "type", "bond"])
+        .status()
+        .expect("ip runs");
+    if added.success() {
+        ip(&format!(
+            "-n {server} link add eth4 type veth peer name other4"
+        ));
+        ip(&format!("-n {server} link set eth4 master eth3"));
+        bond.push("eth3");
+    } else {
+        println!("this kernel has no bonds: VLANs only");
+    }
+    fs::write(
+        folder.file("check.toml"),
+        "[watch]\ninterfaces = [\"eth*\"]\nports = [80]\n",
+    )
+    .expect("written");
+    let file = folder.file("check.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
+    command.args(["check", "--config"]).arg(file);
+    let output = netns::join(internet.on(&server, move || command.output()))
+        .expect("the namespace is there")
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let shown = said
+        .lines()
+        .find_map(|line| line.strip_prefix("interfaces"))
+        .unwrap_or_else(|| panic!("{said}"));
+    let mut shown: Vec<&str> = shown
+        .split([' ', ','])
+        .filter(|name| !name.is_empty())
+        .collect();
+    shown.sort_unstable();
+    assert_eq!(shown, bond);
+}
+
+/// A program of somebody else's at the egress of the server's device, before ours or after it.
+struct Foreign {
+    live: Live,
+    _link: SchedClassifierLink,
+}
+
+impl Foreign {
+    fn attach(internet: &Internet, first: bool) -> Self {
+        let attach = move || {
+            let mut live = Live::load(&support::small()).expect("it loads");
+            // It takes Ethernet for IP and counts every packet as something else.
+            let program: &mut SchedClassifier =
+                live.program("lastmile_out_raw").expect("it is there");
+            let options = match Hook::of_this_kernel() {
+                Hook::Tcx => TcAttachOptions::TcxOrder(if first {
+                    LinkOrder::first()
+                } else {
+                    LinkOrder::last()
+                }),
+                Hook::Clsact => TcAttachOptions::Netlink(NlOptions {
+                    priority: if first { 1 } else { 7 },
+                    handle: TcHandle::new(0, 7),
+                    classid: None,
+                }),
+            };
+            let id = program
+                .attach_with_options("eth0", TcAttachType::Egress, options)
+                .expect("it attaches");
+            let link = program.take_link(id).expect("just attached");
+            Self { live, _link: link }
+        };
+        netns::join(internet.on(&internet.server, attach)).expect("the namespace is there")
+    }
+
+    /// Packets that it saw.
+    fn packets(&self) -> u64 {
+        let counters = self.live.counters().expect("readable");
+        counters.iter().sum()
+    }
+}
+
+#[test]
+fn somebody_elses_programs_before_and_after_ours_keep_working() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices-foreign");
+    let log = folder.file("log.jsonl");
+    let bpf = BpfFolder::new(&folder);
+    let internet = Internet::new(None, None);
+    if Hook::of_this_kernel() == Hook::Clsact {
+        support::net::run(
+            "tc",
+            &format!("-n {} qdisc add dev eth0 clsact", internet.server),
+        );
+    }
+    let others = [true, false].map(|first| Foreign::attach(&internet, first));
+    let asked = bpf.keep(&config(&log), 4_096);
+    let mut daemon = Daemon::start(&internet, &folder, &asked);
+    for _ in 0..2 {
+        let before = others.each_ref().map(Foreign::packets);
+        let socket = internet.download(DOWNLOAD);
+        for (other, before) in others.iter().zip(before) {
+            assert!(other.packets() - before > 0, "it sees {socket:?}");
+        }
+        let seen = others.each_ref().map(Foreign::packets);
+        assert_eq!(seen[0] - before[0], seen[1] - before[1], "both see all");
+        daemon.signal(libc::SIGTERM);
+        assert!(daemon.wait().success(), "a clean end");
+        let lines = lines(&log);
+        let known = flows(&lines, "update");
+        let flow = known.last().expect("one flow at least");
+        assert_eq!(flow["to_client"]["segments"], socket.data_segs_out);
+        daemon = Daemon::start(&internet, &folder, &asked);
+    }
+    // Ours go, theirs stay.
+    daemon.signal(libc::SIGINT);
+    assert!(daemon.wait().success(), "a clean end");
+    let before = others.each_ref().map(Foreign::packets);
+    internet.download(DOWNLOAD);
+    for (other, before) in others.iter().zip(before) {
+        assert!(other.packets() > before);
+    }
+}
