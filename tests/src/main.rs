@@ -1,6 +1,6 @@
 //! `lab`: runs a scenario inside the machine that is its network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,6 +9,7 @@ use lastmile_lab::daemon::PROGRAM;
 use lastmile_lab::guest::{self, Options};
 use lastmile_lab::routes::Source;
 use lastmile_lab::scenario::Scenario;
+use lastmile_lab::video::report::Report;
 use lastmile_lab::video::run;
 
 /// Holds lastmile's verdicts against the truth, in a small internet of network namespaces.
@@ -43,6 +44,11 @@ enum Command {
         #[arg(long)]
         no_ssh: bool,
     },
+    /// Compare once more what `video` left in a folder.
+    VideoReport {
+        /// Folder with lastmile.jsonl, access.jsonl and player.jsonl.
+        folder: PathBuf,
+    },
     /// Check a scenario and print its name and duration as one JSON object.
     Describe {
         /// A built-in scenario's name, or the path of a scenario file.
@@ -71,7 +77,8 @@ fn main() -> ExitCode {
             ladder,
             out,
             no_ssh,
-        } => Ok(play_video(ladder, out, !no_ssh)),
+        } => Ok(play_video(&ladder, &out, !no_ssh)),
+        Command::VideoReport { folder } => Ok(report_video(&folder)),
         Command::Describe { scenario, routes } => load(&scenario, routes).map(|scenario| {
             println!("{}", scenario.description());
             Ok(true)
@@ -102,18 +109,27 @@ fn load(scenario: &str, routes: Option<Source>) -> Result<Scenario> {
     }
 }
 
-fn play_video(ladder: PathBuf, out: PathBuf, ssh: bool) -> Result<bool> {
+/// Plays, and says whether all is as good as promised.
+fn play_video(ladder: &Path, out: &Path, ssh: bool) -> Result<bool> {
     let played = run::play(&run::Options {
-        ladder,
+        ladder: ladder.to_owned(),
         program: PROGRAM.into(),
         daemon: String::new(),
         ssh,
-        out,
+        out: out.to_owned(),
     })?;
-    println!(
-        "{} files, {} entries",
-        played.files.len(),
-        played.entries.len()
-    );
-    Ok(true)
+    tell(&Report::new(&played)?)
+}
+
+fn tell(report: &Report) -> Result<bool> {
+    print!("{report}");
+    let shortcomings = report.shortcomings();
+    for shortcoming in &shortcomings {
+        println!("not as promised: {shortcoming}");
+    }
+    Ok(shortcomings.is_empty())
+}
+
+fn report_video(folder: &Path) -> Result<bool> {
+    tell(&Report::new(&run::load(folder)?)?)
 }

@@ -74,7 +74,7 @@ enum Task {
         kernel: Kernel,
     },
     /// Play real video among web, SSH and bulk traffic in a virtual machine, and hold what is said
-    /// of it against the web server's log: chunks, HDratio, sessions, and which flows are video
+    /// of it (chunks, HDratio, sessions) against the web server's log and the players
     Video {
         /// The kernel that the machine boots
         #[arg(long, value_enum, default_value_t)]

@@ -1,21 +1,25 @@
 //! A browser's connection: HTTP/1.1 or HTTP/2 over TLS 1.3, with every byte counted that TCP
-//! delivered.
+//! delivered, and the kernel's own time of its arrival: on a busy machine a program reads its
+//! socket late.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context as Task, Poll};
+use std::task::{Context as Task, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
@@ -61,9 +65,11 @@ pub struct Received {
 /// One answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Fetched {
-    /// When it was asked for.
+    /// When the request was written into the socket.
     pub asked: SystemTime,
-    /// Until its head was there.
+    /// When its last packet arrived here, by the kernel.
+    pub arrived: SystemTime,
+    /// Until its head was read.
     pub first_byte: Duration,
     /// Until all of it was.
     pub duration: Duration,
@@ -121,6 +127,7 @@ impl Connection {
         tcp.set_nodelay(true)?;
         let local = tcp.local_addr()?;
         let received = Arc::new(Mutex::new(Parser::default()));
+        setsockopt(&tcp, sockopt::ReceiveTimestampns, &true)?;
         let counted = Counted {
             tcp,
             received: Arc::clone(&received),
@@ -208,10 +215,11 @@ impl Connection {
     }
 
     fn begin(&self) -> Begin {
+        let mut parser = lock(&self.received);
+        parser.written = None;
         Begin {
-            asked: SystemTime::now(),
             since: Instant::now(),
-            before: self.received(),
+            before: parser.sum,
         }
     }
 
@@ -229,19 +237,20 @@ impl Connection {
                 body.extend_from_slice(&part);
             }
         }
+        let parser = lock(&self.received);
+        let (Some(asked), Some(arrived)) = (parser.written, parser.arrived) else {
+            bail!("the kernel does not say when packets arrived");
+        };
         let fetched = Fetched {
-            asked: begin.asked,
+            asked,
+            arrived,
             first_byte,
             duration: begin.since.elapsed(),
             body_bytes: body.len() as u64,
             before: begin.before,
-            after: self.received(),
+            after: parser.sum,
         };
         Ok((fetched, body))
-    }
-
-    fn received(&self) -> Received {
-        lock(&self.received).sum
     }
 }
 
@@ -249,7 +258,6 @@ impl Connection {
 const USER_AGENT: &str = "lastmile-lab (HLS; like a browser, but honest about it)";
 
 struct Begin {
-    asked: SystemTime,
     since: Instant,
     before: Received,
 }
@@ -271,6 +279,12 @@ struct Parser {
     header: Vec<u8>,
     /// Left of the record that has begun.
     left: usize,
+    /// When something was written, for the first time since the latest request began.
+    written: Option<SystemTime>,
+    /// When the latest packet arrived.
+    arrived: Option<SystemTime>,
+    /// When the socket had nothing more.
+    emptied: Option<SystemTime>,
 }
 
 /// Type, version and length.
@@ -313,15 +327,50 @@ struct Counted {
 
 impl AsyncRead for Counted {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         task: &mut Task<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let poll = Pin::new(&mut self.tcp).poll_read(task, buffer);
-        lock(&self.received).take(&buffer.filled()[before..]);
-        poll
+        loop {
+            ready!(self.tcp.poll_read_ready(task))?;
+            let room = buffer.initialize_unfilled();
+            let read = || receive(&self.tcp, room);
+            match self.tcp.try_io(Interest::READABLE, read) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    lock(&self.received).emptied = Some(SystemTime::now());
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok((size, arrived)) => {
+                    let mut parser = lock(&self.received);
+                    parser.take(&buffer.initialize_unfilled()[..size]);
+                    if arrived.is_some() {
+                        // What came before the socket was empty waited for a hole to be filled,
+                        // and nobody says when that was.
+                        let held_back = arrived < parser.emptied;
+                        let now = || Some(SystemTime::now());
+                        parser.arrived = if held_back { now() } else { arrived };
+                    }
+                    buffer.advance(size);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
     }
+}
+
+/// Reads, and learns when the last of it arrived.
+fn receive(tcp: &TcpStream, room: &mut [u8]) -> io::Result<(usize, Option<SystemTime>)> {
+    let mut control = nix::cmsg_space!(TimeSpec);
+    let mut parts = [io::IoSliceMut::new(room)];
+    let flags = MsgFlags::empty();
+    let message = recvmsg::<()>(tcp.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let arrived = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmTimestampns(since) => {
+            Some(SystemTime::UNIX_EPOCH + Duration::from(since))
+        }
+        _ => None,
+    });
+    Ok((message.bytes, arrived))
 }
 
 impl AsyncWrite for Counted {
@@ -330,6 +379,8 @@ impl AsyncWrite for Counted {
         task: &mut Task<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let now = SystemTime::now();
+        lock(&self.received).written.get_or_insert(now);
         Pin::new(&mut self.tcp).poll_write(task, bytes)
     }
 

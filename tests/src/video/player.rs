@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::video::abr::Abr;
 use crate::video::connection::{Connection, Fetched, Http, Received};
@@ -21,6 +21,9 @@ use crate::video::tls::Certificates;
 const FULL_BUFFER_S: f64 = 10.0;
 /// Where every presentation begins.
 pub const MASTER: &str = "/master.m3u8";
+/// What services let their players send with every path: who, until when, signed.
+const TOKEN: &str = "?session=6f1c9ab4e27d4d0c8f35&expires=1893456000&signature=\
+    b0a7d1c54be94c5fa1e86d2f09c37a8e5d41f6720c9e4b18";
 
 /// A viewer at home.
 #[derive(Debug, Clone)]
@@ -38,9 +41,9 @@ pub struct Viewer {
 }
 
 /// One file that a player fetched.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FileReport {
-    /// When it was asked for, seconds since 1970.
+    /// When it was asked for, seconds since 1970: when the request went into the socket.
     pub asked: f64,
     /// The client's end of the connection.
     pub client: SocketAddr,
@@ -54,8 +57,10 @@ pub struct FileReport {
     pub body_bytes: u64,
     /// Until the answer's head was there, seconds.
     pub first_byte_s: f64,
-    /// Until all of it was, seconds.
+    /// Until its last packet arrived, by the kernel, seconds.
     pub duration_s: f64,
+    /// Until the player had all of it, seconds.
+    pub read_s: f64,
     /// What the connection had received when it was asked for ...
     pub before: Received,
     /// ... and when it was whole.
@@ -78,7 +83,7 @@ pub async fn play(
     let open = || Connection::open(viewer.server, &viewer.name, viewer.http, certificates);
     let picture = open().await?;
     let log = Log { viewer, reports };
-    let (fetched, text) = picture.get(MASTER).await?;
+    let (fetched, text) = get(&picture, MASTER).await?;
     log.file(&picture, MASTER, None, &fetched, 0.0, 0.0);
     let ladder = Ladder::parse(&text, MASTER)?;
 
@@ -121,9 +126,9 @@ pub async fn play(
             .and_then(|t| t.segments.get(index));
         let segment = segment.with_context(|| format!("rendition {rendition} ends early"))?;
         let heard = sound.as_ref().and_then(|track| track.segments.get(index));
-        let (seen, heard) = tokio::join!(picture.get(&segment.path), async {
+        let (seen, heard) = tokio::join!(get(&picture, &segment.path), async {
             match heard {
-                Some(segment) => Some((segment, sound_connection.get(&segment.path).await)),
+                Some(segment) => Some((segment, get(sound_connection, &segment.path).await)),
                 None => None,
             }
         });
@@ -157,13 +162,17 @@ pub async fn play(
     Ok(())
 }
 
+async fn get(connection: &Connection, path: &str) -> Result<(Fetched, Vec<u8>)> {
+    connection.get(&format!("{path}{TOKEN}")).await
+}
+
 /// Fetches a playlist of segments, and what a decoder needs before the first.
 async fn track(log: &Log<'_>, connection: &Connection, path: &str) -> Result<Track> {
-    let (fetched, text) = connection.get(path).await?;
+    let (fetched, text) = get(connection, path).await?;
     log.file(connection, path, None, &fetched, 0.0, 0.0);
     let track = Track::parse(&text, path)?;
     if let Some(header) = &track.header {
-        let (fetched, _) = connection.get(header).await?;
+        let (fetched, _) = get(connection, header).await?;
         log.file(connection, header, None, &fetched, 0.0, 0.0);
     }
     Ok(track)
@@ -216,7 +225,8 @@ impl Log<'_> {
             rendition,
             body_bytes: fetched.body_bytes,
             first_byte_s: fetched.first_byte.as_secs_f64(),
-            duration_s: fetched.duration.as_secs_f64(),
+            duration_s: seconds_since_1970(fetched.arrived) - seconds_since_1970(fetched.asked),
+            read_s: fetched.duration.as_secs_f64(),
             before: fetched.before,
             after: fetched.after,
             buffer_s,

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::addresses::VIDEO_ADDRESS;
@@ -25,6 +26,17 @@ use crate::video::tls::Certificates;
 
 /// The network.
 const HOMES: &str = include_str!("homes.toml");
+
+/// What the daemon's list calls the service, and the list.
+pub const SERVICE: &str = "Lab Video";
+const SERVICES: &str = "suffix,service\nvideo.example,Lab Video\n";
+
+/// The daemon's configuration with which it looks at the names that clients ask for, and at nothing
+/// else ...
+pub const BY_NAME: &str =
+    "[video]\nservices_csv = \"services.csv\"\nbehaviour = false\nreport_all = true\n";
+/// ... and at how flows behave, and at nothing else.
+pub const BY_BEHAVIOUR: &str = "[video]\nnames = false\nbehaviour = true\nreport_all = true\n";
 
 /// What to play, and where results go.
 #[derive(Debug)]
@@ -93,7 +105,9 @@ pub fn play(options: &Options) -> Result<Played> {
     crate::daemon::lay_over(&mut scenario.daemon, &over);
     let plan = Plan::new(&scenario)?;
     let work = options.out.join("work");
-    fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
+    fs::create_dir_all(&work)
+        .and_then(|()| fs::write(work.join("services.csv"), SERVICES))
+        .with_context(|| format!("cannot write into {}", work.display()))?;
 
     let network = Network::build(plan)?;
     let certificates = Arc::new(Certificates::make(&NAMES)?);
@@ -131,7 +145,7 @@ pub fn play(options: &Options) -> Result<Played> {
         ssh.stop()?;
     }
     let access_log = server.access_log();
-    let entries = server.stop()?;
+    server.stop()?;
     let copy = options.out.join("access.jsonl");
     fs::copy(&access_log, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
     for end in ends {
@@ -140,19 +154,27 @@ pub fn play(options: &Options) -> Result<Played> {
     check_log(&options.program, &log)?;
     let files: Vec<FileReport> = files.iter().collect();
     write_lines(&options.out.join("player.jsonl"), &files)?;
+    load(&options.out)
+}
+
+/// Reads what a run left in its folder.
+///
+/// # Errors
+/// If a file is missing or is not what the run writes.
+pub fn load(out: &Path) -> Result<Played> {
+    let plan = Plan::new(&Scenario::parse(HOMES, "the video lab's network")?)?;
     let watches = |activities: &[Activity]| {
-        activities
-            .iter()
-            .any(|activity| matches!(activity, Activity::Watch(_)))
+        let mut activities = activities.iter();
+        activities.any(|activity| matches!(activity, Activity::Watch(_)))
     };
     let viewers = plan.homes.iter().zip(ACTIVITIES);
     let viewers = viewers.filter(|(_, activities)| watches(activities));
     let base_rtt_s = |home: &Home| (home.address, f64::from(home.base_rtt_ms) / 1000.0);
     Ok(Played {
         viewers: viewers.map(|(home, _)| home.address).collect(),
-        files,
-        entries,
-        log: read_lines(&log)?,
+        files: read_lines(&out.join("player.jsonl"))?,
+        entries: read_lines(&out.join("access.jsonl"))?,
+        log: read_lines(&out.join("lastmile.jsonl"))?,
         base_rtt_s: plan.homes.iter().map(base_rtt_s).collect(),
     })
 }
@@ -250,12 +272,13 @@ fn write_lines(path: &Path, items: &[impl serde::Serialize]) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn read_lines(path: &Path) -> Result<Vec<serde_json::Value>> {
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.lines()
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect()
+    let read = |(index, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| format!("{}:{}", path.display(), index + 1))
+    };
+    text.lines().enumerate().map(read).collect()
 }
 
 #[cfg(test)]
