@@ -7,6 +7,7 @@
 mod announce;
 mod bmp;
 mod capture;
+mod hello;
 mod mrt;
 mod packet;
 mod recorded;
@@ -59,7 +60,28 @@ pub const MRT: Target = Target {
     seeds: mrt::seeds,
 };
 
-pub const TARGETS: [Target; 5] = [PACKET, TRACKER, CAPTURE, BMP, MRT];
+/// The beginning of a TCP connection to a server name.
+pub const CLIENT_HELLO: Target = Target {
+    name: "client_hello",
+    run: hello::client_hello,
+    seeds: hello::client_hello_seeds,
+};
+
+/// The beginning of a TCP connection to a request.
+pub const HTTP: Target = Target {
+    name: "http",
+    run: hello::http,
+    seeds: hello::http_seeds,
+};
+
+/// Datagrams and frames of QUIC Initials to a server name.
+pub const QUIC: Target = Target {
+    name: "quic",
+    run: hello::quic,
+    seeds: hello::quic_seeds,
+};
+
+pub const TARGETS: [Target; 8] = [PACKET, TRACKER, CAPTURE, BMP, MRT, CLIENT_HELLO, HTTP, QUIC];
 
 /// The folder that [`write_seeds`] writes to.
 pub const SEEDS_VARIABLE: &str = "LASTMILE_FUZZ_SEEDS";

@@ -4,6 +4,7 @@ use lastmile::capture::replay::{HostTables, News};
 use monitor_ebpf::{
     counters::{Counter, Reason},
     flow::{FlowState, Half, SocketFigures},
+    hello::PIECE_MAX,
     observe::{Packet, Tables as _, observe},
     packet::{Frame, Header, Link},
     select::Settings,
@@ -64,6 +65,10 @@ impl Frame for Seen {
 
     fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         self.frame[..].load_options(offset, len, options)
+    }
+
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool {
+        self.frame[..].load_payload(offset, len, payload)
     }
 }
 
@@ -171,6 +176,10 @@ fn take(news: News) -> u64 {
         News::Removed(removed) => {
             check(&removed.state());
             1
+        }
+        News::Hello(piece) => {
+            assert!((1..=PIECE_MAX).contains(&piece.bytes.len()));
+            0
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Reason {
     Prefix,
     /// Not among the sampled flows.
     Sample,
+    /// UDP with port 443 at either end: counted by itself.
+    Quic,
 }
 
 /// A counter's place in [`Counters`].
@@ -34,6 +36,8 @@ pub enum Counter {
     PortNotWatched,
     PrefixNotWatched,
     NotSampled,
+    /// Datagrams of QUIC.
+    Quic,
     /// Packets of watched flows.
     Watched,
     /// Flows that got a state.
@@ -50,10 +54,15 @@ pub enum Counter {
     ChunksSent,
     /// Chunks the ring buffer had no room for.
     ChunksLost,
+    QuicFlowsCreated,
+    /// Pieces of what clients said first that were handed on ...
+    HellosSent,
+    /// ... and that were not: no room in the ring buffer, or not all of the payload is there.
+    HellosLost,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = Counter::ChunksLost as usize + 1;
+pub const COUNTERS: usize = Counter::HellosLost as usize + 1;
 
 /// The counters of one CPU, indexed by [`Counter`].
 pub type Counters = [u64; COUNTERS];
@@ -69,6 +78,7 @@ pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "packets_port_not_watched",
     "packets_prefix_not_watched",
     "packets_not_sampled",
+    "packets_quic",
     "packets_watched",
     "flows_created",
     "flows_pending",
@@ -78,6 +88,9 @@ pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "reports_lost",
     "chunks_sent",
     "chunks_lost",
+    "quic_flows_created",
+    "hellos_sent",
+    "hellos_lost",
 ];
 
 impl From<Reason> for Counter {
@@ -93,6 +106,7 @@ impl From<Reason> for Counter {
             Reason::Port => Self::PortNotWatched,
             Reason::Prefix => Self::PrefixNotWatched,
             Reason::Sample => Self::NotSampled,
+            Reason::Quic => Self::Quic,
         }
     }
 }

@@ -148,10 +148,8 @@ pub struct SocketFigures {
     pub total_retrans: u32,
     /// Congestion window in segments.
     pub snd_cwnd: u32,
-    pub snd_ssthresh: u32,
     /// Segments sent and not yet acknowledged.
     pub packets_out: u32,
-    pub lost_out: u32,
     /// Segments delivered, and of these with a CE mark echoed.
     pub delivered: u32,
     pub delivered_ce: u32,
@@ -163,6 +161,9 @@ pub struct SocketFigures {
     pub dsack_dups: u32,
     /// Packets of ours that a socket was seen on; 0 means no socket.
     pub sightings: u32,
+    /// The control group of the process that opened the socket, by the kernel's number (the inode
+    /// of its folder in the cgroup2 file system); 0: not asked for.
+    pub cgroup_id: u64,
 }
 
 /// A range of sequence numbers that was skipped when later data passed us.
@@ -348,6 +349,9 @@ pub mod half_flags {
     pub const TIMESTAMPS: u32 = 1 << 11;
     /// The SYN permitted SACK.
     pub const SACK_PERMITTED: u32 = 1 << 12;
+    /// No more pieces of what this client said first are handed on (see `hello`); bits 28 to 30
+    /// count them.
+    pub const HELLO_DONE: u32 = 1 << 31;
     /// Shift of the 4-bit window scale.
     pub const WINDOW_SCALE_SHIFT: u32 = 16;
 }
@@ -384,9 +388,7 @@ impl FlowState {
             rtt_min_us: 0,
             total_retrans: 0,
             snd_cwnd: 0,
-            snd_ssthresh: 0,
             packets_out: 0,
-            lost_out: 0,
             delivered: 0,
             delivered_ce: 0,
             rate_delivered: 0,
@@ -394,6 +396,7 @@ impl FlowState {
             mss_cache: 0,
             dsack_dups: 0,
             sightings: 0,
+            cgroup_id: 0,
         },
         first_report_ns: 0,
         halves: [Half::EMPTY; 2],

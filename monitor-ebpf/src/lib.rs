@@ -6,6 +6,8 @@
 //! select   is it watched? ports, prefixes, a sample of the flows
 //! tracker  FlowState x Segment x time -> RTT samples, loss classes, timers, slow-start features
 //! chunk    requests and the responses they get                                   : Chunk
+//! hello    what a client says first, handed on once a flow
+//! quic     UDP/443: bytes, Initials, spin bit
 //! observe  all of it for one packet, with the tables and the report
 //! ```
 //!
@@ -18,11 +20,13 @@ pub mod bench;
 pub mod chunk;
 pub mod counters;
 pub mod flow;
+pub mod hello;
 mod link;
 mod loss;
 pub mod observe;
 pub mod options;
 pub mod packet;
+pub mod quic;
 mod rtt;
 pub mod select;
 pub mod sequence;

@@ -4,8 +4,10 @@ use crate::{
     chunk,
     counters::{Counter, Reason},
     flow::{FlowKey, FlowState, Half, SocketFigures, half_flags as is},
+    hello::{self, Piece, Place},
     options,
     packet::{self, Frame, Link, Parsed, Segment, tcp_flags},
+    quic::{self, QuicFlow},
     select::{self, Settings, Watch},
     sequence::{distance, high, micros, pack, ticks},
     tracker::{self, Clock, Sighting},
@@ -54,6 +56,13 @@ pub trait Tables: Watch {
     fn pending(&self, key: &FlowKey) -> Option<*mut Pending>;
     fn put_pending(&self, key: &FlowKey, pending: &Pending);
     fn remove_pending(&self, key: &FlowKey);
+    /// The figures of a QUIC flow, as [`Self::flow`] has those of TCP.
+    fn quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow>;
+    fn create_quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow>;
+    /// Room for one piece of what a client says first, this CPU's own.
+    fn piece(&self) -> Option<*mut Piece>;
+    /// Hands the piece and `len` (1 to `PIECE_MAX`) of its bytes to the daemon. `false`: no room.
+    fn hand_on(&self, piece: &Piece, len: u32) -> bool;
     /// Room for one parsed packet, this CPU's own.
     fn parsed(&self) -> Option<*mut Parsed>;
     /// Hands a copy to the daemon. `false`: no room.
@@ -95,14 +104,21 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     let parsed = tables.parsed().ok_or(Reason::Truncated)?;
     let settings = tables.settings().ok_or(Reason::Sample)?;
     // SAFETY: this CPU's own, and no other reference to it lives.
-    parse(packet, link, tables, settings, unsafe { &mut *parsed })?;
+    let result = parse(packet, link, tables, settings, unsafe { &mut *parsed });
     // SAFETY: as above.
+    let parsed = unsafe { &*forget(parsed) };
+    if let Err(reason) = result {
+        return Err(match reason {
+            Reason::Quic => quic::observe(packet, tables, settings, parsed),
+            other => other,
+        });
+    }
     let Parsed {
         key,
         segment,
         direction,
         ..
-    } = unsafe { &*forget(parsed) };
+    } = parsed;
     let direction = *direction as usize;
     tables.count(Counter::Watched);
 
@@ -127,7 +143,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
     // same state: the halves' ownership keeps that to counts that may be lost.
     let state = unsafe { &mut *forget(state) };
-    update(packet, tables, state, direction, segment, settings);
+    update(packet, tables, state, parsed, settings);
     Ok(())
 }
 
@@ -141,6 +157,9 @@ pub fn parse<P: Packet, T: Tables>(
     parsed: &mut Parsed,
 ) -> Result<(), Reason> {
     let network = packet::network(packet, link, packet.frame_len())?;
+    if network.is_quic {
+        return Err(quic::parse(packet, &network, parsed));
+    }
     let header = packet::tcp_header(packet, &network)?;
     let (source_port, destination_port) = (header.source_port(), header.destination_port());
     select::ports(tables, settings, source_port, destination_port)?;
@@ -168,10 +187,10 @@ fn update<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     state: &mut FlowState,
-    direction: usize,
-    segment: &Segment,
+    parsed: &Parsed,
     settings: &Settings,
 ) {
+    let (direction, segment) = (parsed.direction as usize, &parsed.segment);
     let coarse_ns = packet.coarse_ns();
     let (own, _) = state.halves_mut(direction);
     let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
@@ -192,7 +211,16 @@ fn update<P: Packet, T: Tables>(
         return;
     }
     let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);
+    let generation = state.generation;
     let (own, peer) = state.halves_mut(direction);
+    if let Some(offset) = hello::piece_of(own, peer, segment, settings) {
+        let place = Place {
+            generation,
+            offset,
+            transport: hello::TCP,
+        };
+        hello::hand_on(packet, tables, parsed, &place, segment.payload_len);
+    }
     let ended = own.flags & (is::FIN | is::RST) & !ended_before != 0;
     let due = ended || waited_ns >= settings.report_interval_ns;
     chunk::reopens(own, peer, acked_before, coarse_ns);

@@ -7,7 +7,8 @@
 use crate::{
     counters::Reason,
     flow::{Address, FlowKey},
-    link, options,
+    hello::PIECE_MAX,
+    link, options, quic,
 };
 
 pub use crate::link::Link;
@@ -20,6 +21,10 @@ pub trait Frame {
     /// Copies `len` bytes (1 to 40) at `offset` to the start of `options`; `false` where the
     /// frame ends before.
     fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool;
+
+    /// Copies `len` bytes (1 to [`PIECE_MAX`]) at `offset` to the start of `payload`; `false`
+    /// where the frame ends before.
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool;
 }
 
 /// A header that may be read from any bytes.
@@ -224,6 +229,8 @@ pub struct Network {
     /// TCP header and payload in bytes, from the IP header (from the frame for BIG TCP).
     pub tcp_len: u32,
     pub ecn: u8,
+    /// UDP with the port of QUIC, not TCP: at `tcp_offset` is a UDP header.
+    pub is_quic: bool,
 }
 
 /// The IP layer of a frame whose length on the wire is `frame_len`.
@@ -248,13 +255,12 @@ fn ipv4<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
         return Err(Reason::Malformed);
     }
     let fragment = u16::from_be(header.fragment) & IPV4_FRAGMENT_MASK != 0;
+    let mut is_quic = false;
     if header.protocol != PROTOCOL_TCP {
-        return Err(not_tcp(
-            frame,
-            header.protocol,
-            offset + header_len,
-            fragment,
-        ));
+        match not_tcp(frame, header.protocol, offset + header_len, fragment) {
+            Reason::Quic => is_quic = true,
+            other => return Err(other),
+        }
     }
     if fragment {
         return Err(Reason::Fragment);
@@ -274,6 +280,7 @@ fn ipv4<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
         tcp_offset: offset + header_len,
         tcp_len: total_len - header_len as u32,
         ecn: header.tos & 3,
+        is_quic,
     })
 }
 
@@ -310,8 +317,12 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
             _ => break,
         }
     }
+    let mut is_quic = false;
     if next_header != PROTOCOL_TCP {
-        return Err(not_tcp(frame, next_header, tcp_offset, false));
+        match not_tcp(frame, next_header, tcp_offset, false) {
+            Reason::Quic => is_quic = true,
+            other => return Err(other),
+        }
     }
     let available = frame_len.wrapping_sub(payload_offset as u32);
     let mut payload_len = u32::from(u16::from_be(header.payload_len));
@@ -330,6 +341,7 @@ fn ipv6<F: Frame>(frame: &F, offset: usize, frame_len: u32) -> Result<Network, R
         tcp_offset,
         tcp_len: payload_len - extensions_len,
         ecn: class & 3,
+        is_quic,
     })
 }
 
@@ -341,6 +353,12 @@ fn not_tcp<F: Frame>(frame: &F, protocol: u8, offset: usize, fragment: bool) -> 
         PROTOCOL_IPV4 | PROTOCOL_IPV6 | PROTOCOL_GRE => Reason::Tunnel,
         PROTOCOL_UDP if !fragment => match frame.load::<UdpPorts>(offset) {
             Some(ports) if is_tunnel_port(u16::from_be(ports.destination)) => Reason::Tunnel,
+            Some(ports)
+                if u16::from_be(ports.destination) == quic::PORT
+                    || u16::from_be(ports.source) == quic::PORT =>
+            {
+                Reason::Quic
+            }
             _ => Reason::NotTcp,
         },
         _ => Reason::NotTcp,
@@ -406,6 +424,8 @@ pub struct Parsed {
     pub segment: Segment,
     /// [`crate::flow::LOW_TO_HIGH`] or [`crate::flow::HIGH_TO_LOW`].
     pub direction: u32,
+    /// Offset of the payload in the frame.
+    pub payload_at: u32,
     /// Raw options; a power of two, so that a masked index is always inside.
     pub options: [u8; 64],
 }
@@ -415,6 +435,7 @@ impl Parsed {
         key: FlowKey::EMPTY,
         segment: Segment::EMPTY,
         direction: 0,
+        payload_at: 0,
         options: [0; 64],
     };
 }
@@ -435,6 +456,7 @@ pub fn segment<F: Frame>(
         return Err(Reason::Malformed);
     }
     let payload_len = network.tcp_len - header_len as u32;
+    parsed.payload_at = (network.tcp_offset + header_len) as u32;
     let (segments, segment_len) = wire_segments(payload_len, gso_size, gso_segs);
     parsed.segment = Segment {
         sequence: u32::from_be(header.sequence),
@@ -503,5 +525,18 @@ impl Frame for [u8] {
         };
         target.copy_from_slice(bytes);
         true
+    }
+
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool {
+        let bytes = offset
+            .checked_add(len)
+            .and_then(|end| self.get(offset..end));
+        match (bytes, payload.get_mut(..len)) {
+            (Some(bytes), Some(target)) => {
+                target.copy_from_slice(bytes);
+                true
+            }
+            _ => false,
+        }
     }
 }

@@ -37,6 +37,8 @@ pub mod settings_flags {
     pub const PORTS: u32 = 1 << 0;
     /// Only packets with an address in a watched prefix at either end.
     pub const PREFIXES: u32 = 1 << 1;
+    /// What clients say first is handed on; else no payload is read at all.
+    pub const HELLOS: u32 = 1 << 2;
 }
 
 /// `u64` words in a bitmap of all ports.

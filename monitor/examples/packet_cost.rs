@@ -114,6 +114,7 @@ impl Bench {
             // An LRU map gives up entries before it is full.
             max_flows: flows.saturating_mul(2).max(4_096),
             kernel_log: KernelLog::Off,
+            cgroups: false,
             test_clock: false,
         })?;
         for name in PROGRAMS {

@@ -8,20 +8,22 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::capture::live::{Feature, FeatureState, features};
-use crate::config::{Config, Destination};
-use crate::daemon::feeds;
+use crate::config::{Config, Destination, Video};
 use crate::daemon::fib_feed::LiveFib;
 use crate::daemon::port_feed;
+use crate::daemon::{self, cgroups, feeds};
 use crate::export::Timestamp;
 use crate::export::jsonl::JsonLines;
 use crate::netlink::{Device, Netlink, choose};
 use crate::path::Routes;
 use crate::path::history::{FeedState, Store};
+use crate::recognise::services::Services;
 
 /// Prints what would be watched, known and possible. An error where `run` would fail.
 pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
     // A configuration that names a broken file is broken, before anything is looked at.
     let routes = feeds::read_once(&config.path)?;
+    let services = daemon::services(config)?;
     let devices = watched_devices(config)?;
     let features = features();
     let history = History::of(config)?;
@@ -29,6 +31,10 @@ pub fn run(config: &Config, file: Option<&Path>) -> Result<()> {
     io::stdout().lock().write_all(report.as_bytes())?;
     let feeds = feeds(config, &routes)?;
     io::stdout().lock().write_all(feeds.as_bytes())?;
+    if let Some(video) = &config.video {
+        let video = listed_video(video, &services);
+        io::stdout().lock().write_all(video.as_bytes())?;
+    }
 
     JsonLines::open(&config.log.destination)?;
     if devices.is_empty() {
@@ -60,6 +66,34 @@ fn feeds(config: &Config, routes: &Routes) -> Result<String> {
         let _ = writeln!(text, "{subject:<14} {interconnect}: {what}");
     }
     Ok(text)
+}
+
+/// What counts as video.
+fn listed_video(video: &Video, services: &Services) -> String {
+    let counts = [
+        ("port(s)", video.ports.len()),
+        ("local address(es)", video.local_addresses.len()),
+        ("prefix(es)", video.prefixes.len()),
+    ];
+    let mut said: Vec<String> = counts
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(what, count)| format!("{count} {what}"))
+        .collect();
+    let groups = cgroups::ids(&video.units).len();
+    if !video.units.is_empty() {
+        said.push(format!(
+            "{} unit(s) with {groups} control group(s) now",
+            video.units.len()
+        ));
+    }
+    if video.names {
+        said.push(format!("{} suffixes of services", services.len()));
+    }
+    if video.behaviour {
+        said.push("behaviour".to_owned());
+    }
+    format!("{:<14} {}\n", "video", listed(said.iter(), "nothing"))
 }
 
 fn watched_devices(config: &Config) -> Result<Vec<Device>> {

@@ -6,6 +6,7 @@
 //! ```text
 //! capture   ring buffer or capture file          -> Snapshot: cumulative state of one flow
 //! flow      two snapshots of a flow              -> Observation: its activity in one window
+//! recognise first bytes of a client                -> which video service it is
 //! path      client address                       -> prefix, ISP, interconnect
 //! cell      observations of one prefix           -> mergeable aggregate of one window
 //! verdict   cells, baselines, hypotheses         -> whose congestion it is, with evidence
@@ -26,5 +27,6 @@ pub mod export;
 pub mod flow;
 pub mod netlink;
 pub mod path;
+pub mod recognise;
 pub mod route;
 pub mod verdict;

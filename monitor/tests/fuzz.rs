@@ -9,8 +9,10 @@ mod support;
 use fuzz::Target;
 use support::traffic::Dice;
 
-/// Inputs made of seeds, and of nothing: a few seconds without optimisation.
+/// Inputs made of seeds, and of nothing: a few seconds without optimisation ...
 const DAMAGED: u32 = 6_000;
+/// ... or as many damaged seeds of each target as this variable says, where no fuzzer can be built.
+const EXECUTIONS_VARIABLE: &str = "LASTMILE_FUZZ_EXECUTIONS";
 const RANDOM: u32 = 2_000;
 
 /// Numbers that lengths and counts go wrong at.
@@ -34,13 +36,18 @@ fn run(target: &Target) {
         }
     }
     let mut dice = Dice(1);
-    for _ in 0..DAMAGED {
+    let damaged = match std::env::var(EXECUTIONS_VARIABLE) {
+        Ok(count) => count.parse().expect("a number of executions"),
+        Err(_) => DAMAGED,
+    };
+    for _ in 0..damaged {
         let mut input = seeds[dice.below(seeds.len() as u32) as usize].clone();
         for _ in 0..=dice.below(4) {
             damage(&mut input, &seeds, &mut dice);
         }
         try_one(target, &input);
     }
+    println!("{}: {damaged} damaged inputs", target.name);
     for _ in 0..RANDOM {
         let len = dice.below(300) as usize;
         let input: Vec<u8> = (0..len).map(|_| dice.next() as u8).collect();
@@ -116,4 +123,19 @@ fn bmp_of_any_bytes_leaves_the_table_that_its_messages_make() {
 #[test]
 fn mrt_of_any_bytes_leaves_the_table_that_its_records_make() {
     run(&fuzz::MRT);
+}
+
+#[test]
+fn tls_of_any_bytes_has_a_name_or_none() {
+    run(&fuzz::CLIENT_HELLO);
+}
+
+#[test]
+fn requests_of_any_bytes_have_a_host_or_none() {
+    run(&fuzz::HTTP);
+}
+
+#[test]
+fn quic_of_any_bytes_has_a_name_or_none() {
+    run(&fuzz::QUIC);
 }

@@ -12,10 +12,11 @@ use std::{
 use aya::programs::{TestRun as _, TestRunOptions};
 use lastmile::{
     capture::{
-        live::{Live, Options, PROGRAMS},
-        replay::{CaptureError, Captured, HostTables, read},
+        FirstBytes,
+        live::{Hellos, Live, Options, PROGRAMS},
+        replay::{CaptureError, Captured, HostTables, News, read},
     },
-    config::{Config, KernelLog, Watch},
+    config::{Config, KernelLog, Video, Watch},
 };
 use monitor_ebpf::{
     counters::{COUNTER_NAMES, Counter},
@@ -32,8 +33,9 @@ use support::{
 /// Every program's answer: on to the next filter (-1).
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 
-/// Bytes of a packet that are fed: every header is in them, or is cut for both alike.
-const HEADERS: usize = 256;
+/// Bytes of a packet that are fed: every header is in them and what most clients say first, or
+/// is cut for both alike. BPF_PROG_TEST_RUN takes somewhat less than a page.
+const HEADERS: usize = 2_048;
 
 /// BPF_PROG_TEST_RUN takes frames from an Ethernet header up ...
 const FRAME_MIN: usize = 14;
@@ -53,6 +55,11 @@ const SKB_LEN: usize = 180;
 struct Both {
     live: Live,
     tables: HostTables,
+    /// What clients said first, as either side handed it on.
+    hellos: Hellos,
+    said: [Vec<FirstBytes>; 2],
+    /// The ring buffer's descriptor is registered with it.
+    _runtime: tokio::runtime::Runtime,
     egress: bool,
     fed: u32,
     /// Packets that BPF_PROG_TEST_RUN does not take; the host did not see them either.
@@ -63,11 +70,12 @@ impl Both {
     fn new(watch: Watch) -> Self {
         let mut config = Config {
             watch,
+            video: Some(Video::default()),
             ..Config::default()
         };
         // The ends of flows report; nothing reads the ring buffer, so it must hold them all.
         config.flows.report_interval_ms = u32::MAX;
-        let mut flags = 0;
+        let mut flags = settings_flags::HELLOS;
         if !config.watch.ports.is_empty() {
             flags |= settings_flags::PORTS;
         }
@@ -84,11 +92,22 @@ impl Both {
         let mut live = Live::load(&Options {
             max_flows: 16_384,
             kernel_log: KernelLog::Off,
+            cgroups: false,
             test_clock: true,
         })
         .expect("the programs load");
         live.watch(&config, 0).expect("what is watched can be set");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("an event loop");
+        let entered = runtime.enter();
+        let hellos = live.take_hellos().expect("once");
+        drop(entered);
         Self {
+            hellos,
+            said: Default::default(),
+            _runtime: runtime,
             live,
             tables: HostTables::new(settings, &config.watch.ports, &config.watch.prefixes),
             egress: false,
@@ -132,6 +151,17 @@ impl Both {
         if let Err(reason) = observe(&packet, link, &self.tables) {
             self.tables.count(reason.into());
         }
+        let [in_kernel, on_host] = &mut self.said;
+        self.hellos.drain(|piece| in_kernel.push(piece));
+        on_host.extend(
+            self.tables
+                .take_news()
+                .into_iter()
+                .filter_map(|news| match news {
+                    News::Hello(piece) => Some(piece),
+                    News::Report(_) | News::Chunk(_) | News::Removed(_) => None,
+                }),
+        );
     }
 
     /// Whether the kernel took the packet.
@@ -198,6 +228,27 @@ impl Both {
             assert_eq!(in_kernel, state, "after {after}");
         }
         assert_eq!(kernel.len(), host.len(), "flows after {after}");
+        let [said_in_kernel, said_on_host] = &self.said;
+        assert_eq!(said_in_kernel, said_on_host, "hellos after {after}");
+        let in_kernel: HashMap<_, _> = self
+            .live
+            .quic_flows()
+            .expect("the table of QUIC flows can be read")
+            .into_iter()
+            .map(|flow| (flow.key, flow.state))
+            .collect();
+        for flow in self.tables.quic_flows(u64::MAX) {
+            let mut known = *in_kernel.get(&flow.key).unwrap_or_else(|| {
+                panic!(
+                    "after {after} the kernel does not know the QUIC flow {:?}",
+                    flow.key
+                )
+            });
+            if self.egress {
+                known.halves.iter_mut().for_each(|half| half.owner &= !1);
+            }
+            assert_eq!(known, flow.state, "a QUIC flow after {after}");
+        }
         let counters = self.live.counters().expect("the counters can be read");
         for (name, (kernel, host)) in COUNTER_NAMES
             .iter()
@@ -220,10 +271,12 @@ impl Both {
 
     fn say(&self, what: &str) {
         println!(
-            "{what}: {} packets fed to both, {} flows, {} packets skipped that \
-             BPF_PROG_TEST_RUN does not take",
+            "{what}: {} packets fed to both, {} flows, {} QUIC flows, {} pieces of hellos, {} \
+             packets skipped that BPF_PROG_TEST_RUN does not take",
             self.fed,
             self.tables.keys().len(),
+            self.tables.quic_flows(u64::MAX).len(),
+            self.said[1].len(),
             self.skipped
         );
     }
@@ -319,6 +372,86 @@ fn hundreds_of_flows_are_the_same_at_egress() {
     both.say("200 generated flows at egress");
     both.assert_same("200 generated flows");
     assert_eq!((both.tables.keys().len(), both.skipped), (200, 0));
+}
+
+/// A UDP datagram over Ethernet and IPv4.
+fn datagram(source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Frame {
+    let mut bytes = vec![2; 12];
+    bytes.extend([8, 0, 0x45, 0]);
+    bytes.extend((28 + payload.len() as u16).to_be_bytes());
+    bytes.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    bytes.extend(source.0);
+    bytes.extend(destination.0);
+    bytes.extend(source.1.to_be_bytes());
+    bytes.extend(destination.1.to_be_bytes());
+    bytes.extend((8 + payload.len() as u16).to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    Frame {
+        link: Link::Ethernet,
+        frame_len: bytes.len() as u32,
+        bytes,
+        gso_size: 0,
+        gso_segs: 0,
+    }
+}
+
+#[test]
+fn what_clients_say_first_and_quic_are_the_same() {
+    if !support::root_or_skip("running the loaded programs") {
+        return;
+    }
+    let mut both = Both::everything();
+    let mut dice = Dice(3);
+    let mut time_ns = 1_000_000_000;
+    for flow in 0..200u16 {
+        let (client, server) = (v4([10, 0, 0, 1], 10_000 + flow), v4([192, 0, 2, 1], 443));
+        both.feed_frame(time_ns, &tcp(client, server).isns(1, 2).syn().frame());
+        both.feed_frame(time_ns, &tcp(server, client).isns(2, 1).syn_ack().frame());
+        let mut said = 0;
+        for _ in 0..=dice.below(10) {
+            let len = 1 + dice.below(1_900);
+            let mut frame =
+                dressed(tcp(client, server).isns(1, 2).data(said, len), flow.into()).frame();
+            let payload: Vec<u8> = (0..len).map(|_| dice.next() as u8).collect();
+            frame
+                .bytes
+                .extend(&payload[..payload.len() - dice.below(2) as usize]);
+            both.feed_frame(time_ns, &frame);
+            said += len;
+            time_ns += 1_000;
+        }
+        both.feed_frame(time_ns, &tcp(server, client).isns(2, 1).data(0, 9).frame());
+        both.feed_frame(
+            time_ns,
+            &tcp(client, server).isns(1, 2).data(said, 9).frame(),
+        );
+        for number in 0..40u64 {
+            let ends = [([10, 0, 0, 2], 20_000 + flow), ([192, 0, 2, 1], 443)];
+            let long = [0xc0u8, 0xd0, 0xe0][dice.below(3) as usize];
+            let version = [1u32, 0x6b33_43cf, 7][dice.below(3) as usize];
+            let mut payload: Vec<u8> = if dice.falls(500) {
+                [vec![long], version.to_be_bytes().to_vec()].concat()
+            } else {
+                vec![0x40 | ((number / 8 % 2) as u8) << 5]
+            };
+            payload.resize(1 + dice.below(1_400) as usize, 9);
+            let from_client = dice.falls(500);
+            let [source, destination] = if from_client {
+                ends
+            } else {
+                [ends[1], ends[0]]
+            };
+            both.feed_frame(time_ns, &datagram(source, destination, &payload));
+            time_ns += 5_000_000;
+        }
+    }
+    both.say("200 flows that begin with a hello, and 200 of QUIC");
+    both.assert_same("200 flows that begin with a hello, and 200 of QUIC");
+    for counter in [Counter::HellosSent, Counter::HellosLost, Counter::Quic] {
+        assert!(both.tables.counters()[counter as usize] > 0);
+    }
+    assert_eq!(both.skipped, 0);
 }
 
 #[test]

@@ -72,6 +72,7 @@ impl Bench {
         let mut live = Live::load(&Options {
             max_flows: 4_096,
             kernel_log: KernelLog::Off,
+            cgroups: false,
             test_clock: false,
         })
         .expect("the programs load");

@@ -12,10 +12,14 @@ use monitor_ebpf::{
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState},
+    hello::{HEADER_LEN, Piece},
     observe::{Pending, Tables},
     packet::Parsed,
+    quic::QuicFlow,
     select::{PORT_WORDS, Settings, Watch},
 };
+
+use super::skb::below_piece_max;
 
 /// Watched flows. The daemon sets the size.
 #[map]
@@ -50,6 +54,18 @@ static PARSED: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
 /// What a new flow starts from: never written, because a state is too large for the stack.
 #[map]
 static EMPTY: Array<FlowState> = Array::with_max_entries(1, 0);
+
+/// Flows of QUIC. The daemon sets the size.
+#[map]
+static QUIC_FLOWS: LruHashMap<FlowKey, QuicFlow> = LruHashMap::with_max_entries(16_384, 0);
+
+/// What clients said first, for the daemon, which sets the size.
+#[map]
+static HELLOS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Where a piece of it is put together: too large for the stack, and most are a tenth as long.
+#[map]
+static PIECE: PerCpuArray<Piece> = PerCpuArray::with_max_entries(1, 0);
 
 /// The maps, as the packet path sees them.
 pub struct Maps;
@@ -112,6 +128,38 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow> {
+        QUIC_FLOWS.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn create_quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow> {
+        // EEXIST: another CPU was first, and its entry is as good.
+        let _ = QUIC_FLOWS.insert(key, &QuicFlow::EMPTY, BPF_NOEXIST.into());
+        QUIC_FLOWS.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn piece(&self) -> Option<*mut Piece> {
+        PIECE.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn hand_on(&self, piece: &Piece, len: u32) -> bool {
+        let size = below_piece_max(u64::from(len)) + HEADER_LEN as u64;
+        // SAFETY: the map is a ring buffer, and `size` is at most that of a piece.
+        let result = unsafe {
+            bpf_ringbuf_output(
+                ptr::from_ref(&HELLOS).cast_mut().cast(),
+                ptr::from_ref(piece).cast_mut().cast(),
+                size,
+                0,
+            )
+        };
+        result == 0
+    }
+
+    #[inline(always)]
     fn parsed(&self) -> Option<*mut Parsed> {
         PARSED.get_ptr_mut(0)
     }
@@ -144,7 +192,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, counter: Counter) {
-        const { assert!(Counter::ChunksLost as usize == COUNTERS - 1) };
+        const { assert!(Counter::HellosLost as usize == COUNTERS - 1) };
         if let Some(counts) = COUNTS.get_ptr_mut(0) {
             // SAFETY: this CPU's own entry, and `counter` is below its length.
             unsafe {

@@ -6,11 +6,13 @@ use aya_ebpf::{
     Global,
     bindings::{__sk_buff, bpf_sock, bpf_tcp_sock},
     helpers::{
-        self, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_load_bytes,
+        self, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_sk_fullsock, bpf_skb_cgroup_id,
+        bpf_skb_load_bytes,
     },
 };
 use monitor_ebpf::{
     flow::SocketFigures,
+    hello::PIECE_MAX,
     observe::Packet,
     packet::{Frame, Header},
     tracker::Clock,
@@ -20,6 +22,11 @@ use monitor_ebpf::{
 /// the verifier removes what it switches off.
 #[unsafe(no_mangle)]
 static TEST_CLOCK: Global<u8> = Global::new(0);
+
+/// 1 where control groups are asked for: a kernel without CONFIG_CGROUPS has no such helper.
+/// Frozen before the programs load, as the above.
+#[unsafe(no_mangle)]
+static CGROUPS: Global<u8> = Global::new(0);
 
 const SOCK_STREAM: u32 = 1;
 
@@ -116,6 +123,30 @@ impl Frame for Skb {
         };
         result == 0
     }
+
+    #[inline(always)]
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool {
+        let len = below_piece_max(len as u64);
+        // SAFETY: at most `PIECE_MAX` bytes are written to a buffer of that many.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                offset as u32,
+                payload.as_mut_ptr().cast(),
+                len as u32,
+            )
+        };
+        result == 0
+    }
+}
+
+/// `len`, from 1 to [`PIECE_MAX`] as the verifier sees too (as in `load_options`).
+#[inline(always)]
+pub fn below_piece_max(mut len: u64) -> u64 {
+    const { assert!(PIECE_MAX == 4_096) };
+    // SAFETY: only narrows a register.
+    unsafe { asm!("{len} -= 1", "{len} &= 4095", "{len} += 1", len = inout(reg) len) };
+    len
 }
 
 impl Clock for Skb {
@@ -211,9 +242,7 @@ impl Packet for Skb {
         figures.rtt_min_us = tcp.rtt_min;
         figures.total_retrans = tcp.total_retrans;
         figures.snd_cwnd = tcp.snd_cwnd;
-        figures.snd_ssthresh = tcp.snd_ssthresh;
         figures.packets_out = tcp.packets_out;
-        figures.lost_out = tcp.lost_out;
         figures.delivered = tcp.delivered;
         figures.delivered_ce = tcp.delivered_ce;
         figures.rate_delivered = tcp.rate_delivered;
@@ -221,5 +250,9 @@ impl Packet for Skb {
         figures.mss_cache = tcp.mss_cache;
         figures.dsack_dups = tcp.dsack_dups;
         figures.sightings = figures.sightings.wrapping_add(1);
+        if CGROUPS.load() == 1 && figures.cgroup_id == 0 {
+            // SAFETY: the context; there is a full socket (see `tcp_socket`).
+            figures.cgroup_id = unsafe { bpf_skb_cgroup_id(self.skb) };
+        }
     }
 }

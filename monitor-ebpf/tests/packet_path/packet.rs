@@ -165,8 +165,8 @@ fn other_protocols_are_not_looked_into() {
         );
     }
     // UDP to port 443; ICMP.
-    for protocol in ["40 11", "40 01"] {
-        assert_refused(raw_ip(&IPV4.replace("40 06", protocol)), Reason::NotTcp);
+    for (protocol, reason) in [("40 11", Reason::Quic), ("40 01", Reason::NotTcp)] {
+        assert_refused(raw_ip(&IPV4.replace("40 06", protocol)), reason);
     }
 }
 

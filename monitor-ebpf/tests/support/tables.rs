@@ -9,9 +9,11 @@ use monitor_ebpf::{
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters, Reason},
     flow::{Address, FlowKey, FlowState, SocketFigures},
+    hello::{PIECE_MAX, Piece},
     observe::{self, Pending, Tables as _, observe},
     packet::{Frame as LoadFrame, Header, Link, Parsed},
-    select::{Settings, Watch},
+    quic::QuicFlow,
+    select::{Settings, Watch, settings_flags},
     tracker::Clock,
 };
 
@@ -19,13 +21,13 @@ use super::packets::Frame;
 
 pub const SECOND_NS: u64 = 1_000_000_000;
 
-/// Everything is watched, and a flow reports once a second.
+/// Everything is watched, what clients say first is handed on, and a flow reports once a second.
 pub const SETTINGS: Settings = Settings {
     report_interval_ns: SECOND_NS,
     epoch_ns: 10 * SECOND_NS,
     epoch_offset_ns: 0,
     sample_threshold: u32::MAX,
-    flags: 0,
+    flags: settings_flags::HELLOS,
 };
 
 /// Ingress of the first device.
@@ -64,6 +66,10 @@ impl LoadFrame for Seen {
 
     fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         self.frame.bytes.load_options(offset, len, options)
+    }
+
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool {
+        self.frame.bytes.load_payload(offset, len, payload)
     }
 }
 
@@ -124,6 +130,9 @@ pub struct Tables {
     pending: RefCell<HashMap<FlowKey, Box<Pending>>>,
     reports: RefCell<Vec<FlowState>>,
     chunks: RefCell<Vec<ChunkReport>>,
+    quic_flows: RefCell<HashMap<FlowKey, Box<QuicFlow>>>,
+    pieces: RefCell<Vec<Piece>>,
+    piece: UnsafeCell<Piece>,
     counters: Cell<Counters>,
     parsed: UnsafeCell<Parsed>,
 }
@@ -140,6 +149,9 @@ impl Default for Tables {
             pending: RefCell::default(),
             reports: RefCell::default(),
             chunks: RefCell::default(),
+            quic_flows: RefCell::default(),
+            pieces: RefCell::default(),
+            piece: UnsafeCell::new(Piece::EMPTY),
             counters: Cell::new([0; COUNTERS]),
             parsed: UnsafeCell::new(Parsed::EMPTY),
         }
@@ -176,6 +188,15 @@ impl Tables {
 
     pub fn take_chunks(&self) -> Vec<ChunkReport> {
         self.chunks.take()
+    }
+
+    /// What clients said first, since the last call.
+    pub fn take_pieces(&self) -> Vec<Piece> {
+        self.pieces.take()
+    }
+
+    pub fn quic_state(&self, key: &FlowKey) -> Option<QuicFlow> {
+        self.quic_flows.borrow().get(key).map(|flow| **flow)
     }
 
     pub fn counter(&self, counter: Counter) -> u64 {
@@ -230,6 +251,28 @@ impl observe::Tables for Tables {
 
     fn remove_pending(&self, key: &FlowKey) {
         self.pending.borrow_mut().remove(key);
+    }
+
+    fn quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow> {
+        let mut flows = self.quic_flows.borrow_mut();
+        flows.get_mut(key).map(|flow| &raw mut **flow)
+    }
+
+    fn create_quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow> {
+        let mut flows = self.quic_flows.borrow_mut();
+        let flow = flows.entry(*key).or_default();
+        Some(&raw mut **flow)
+    }
+
+    fn piece(&self) -> Option<*mut Piece> {
+        Some(self.piece.get())
+    }
+
+    fn hand_on(&self, piece: &Piece, _len: u32) -> bool {
+        if self.reports_fit {
+            self.pieces.borrow_mut().push(*piece);
+        }
+        self.reports_fit
     }
 
     fn parsed(&self) -> Option<*mut Parsed> {

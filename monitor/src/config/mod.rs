@@ -7,6 +7,7 @@ mod chunks;
 mod path;
 mod problem;
 mod ranges;
+mod video;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use path::{
     InterconnectRule, PathSources, PortName, Ports,
 };
 pub use problem::Problem;
+pub use video::Video;
 
 /// Read when no other file is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/lastmile/lastmile.toml";
@@ -73,6 +75,8 @@ pub const DEFAULT_MIN_PREFIXES_PER_ISP: u32 = 3;
 pub const DEFAULT_BAD_SHARE: f64 = 0.8;
 /// With more than one report in twenty lost a window is not judged.
 pub const DEFAULT_MAX_MISSED_SHARE: f64 = 0.05;
+/// Where TCP carries less than this share of the video, its flows do not speak for the rest.
+pub const DEFAULT_MIN_TCP_SHARE: f64 = 0.3;
 /// Our own queue drops one packet in a thousand: TCP is held back by it.
 pub const DEFAULT_HOST_DROP_SHARE: f64 = 0.001;
 /// Our own queue takes this long to drain: the threshold for a standing queue in the network.
@@ -101,6 +105,9 @@ pub struct Config {
     pub watch: Watch,
     /// The kernel's flow table and its reports.
     pub flows: Flows,
+    /// Which flows are video; absent: all that is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub video: Option<Video>,
     /// The rates that chunks are tested for.
     pub chunks: Chunks,
     /// Where prefixes, ISPs and interconnects come from.
@@ -238,6 +245,8 @@ pub struct Thresholds {
     pub bad_share: f64,
     /// Lost reports, as a share of all, above which a window is `inconclusive`.
     pub max_missed_share: f64,
+    /// Share of the video's bytes that TCP must carry; below it a place is `inconclusive`.
+    pub min_tcp_share: f64,
     /// Packets our own queues drop, as a share, from which they count as full ...
     pub host_drop_share: f64,
     /// ... or the time the largest backlog needs to drain, ms.
@@ -265,6 +274,7 @@ impl Default for Thresholds {
             min_prefixes_per_isp: DEFAULT_MIN_PREFIXES_PER_ISP,
             bad_share: DEFAULT_BAD_SHARE,
             max_missed_share: DEFAULT_MAX_MISSED_SHARE,
+            min_tcp_share: DEFAULT_MIN_TCP_SHARE,
             host_drop_share: DEFAULT_HOST_DROP_SHARE,
             host_backlog_ms: DEFAULT_HOST_BACKLOG_MS,
             port_full_share: DEFAULT_PORT_FULL_SHARE,
@@ -423,6 +433,13 @@ impl Config {
         let mut config = Self::parse(&text, path)?;
         if let Some(folder) = path.parent() {
             config.path.resolve(folder);
+            let services = config
+                .video
+                .as_mut()
+                .and_then(|of| of.services_csv.as_mut());
+            if let Some(file) = services {
+                *file = folder.join(&file);
+            }
         }
         Ok(config)
     }
@@ -435,6 +452,11 @@ impl Config {
             Some(path) => Ok((Self::load(path)?, Some(path.to_owned()))),
             None => Ok((Self::default(), None)),
         }
+    }
+
+    /// Whether what clients say first is read.
+    pub fn hears_clients(&self) -> bool {
+        self.video.as_ref().is_some_and(|video| video.names)
     }
 
     /// Parses and checks `text`; `path` is only named in errors.

@@ -125,6 +125,32 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         &["path", "interconnect"],
         "[[path.interconnect]] tables with a capacity_mbit_s of at least 1, or without one",
     );
+    if let Some(video) = &config.video {
+        check(
+            video.ports.iter().all(|&port| port != 0),
+            &["video", "ports"],
+            "ports of servers from 1 to 65535, such as [8080]",
+        );
+        let whole = |nets: &[ipnet::IpNet]| nets.iter().all(|net| net.trunc() == *net);
+        check(
+            whole(&video.local_addresses),
+            &["video", "local_addresses"],
+            "prefixes without host bits, such as [\"192.0.2.1/32\", \"2001:db8::/64\"]",
+        );
+        check(
+            whole(&video.prefixes),
+            &["video", "prefixes"],
+            "prefixes without host bits, such as [\"192.0.2.0/24\", \"2001:db8::/32\"]",
+        );
+        check(
+            video
+                .units
+                .iter()
+                .all(|unit| !unit.is_empty() && !unit.contains("..")),
+            &["video", "units"],
+            "units or control groups, such as [\"nginx.service\", \"/system.slice/caddy.service\"]",
+        );
+    }
     check(
         (1..=3_600).contains(&config.window.length_s),
         &["window", "length_s"],
@@ -219,6 +245,11 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         share(verdict.max_missed_share),
         &["verdict", "max_missed_share"],
         SHARE,
+    );
+    check(
+        (0.0..1.0).contains(&verdict.min_tcp_share),
+        &["verdict", "min_tcp_share"],
+        "0 to 1",
     );
     check(
         share(verdict.host_drop_share),

@@ -5,6 +5,7 @@ mod baselines;
 mod bmp_examples;
 mod bmp_sessions;
 mod bmp_station;
+pub(crate) mod cgroups;
 mod clock;
 mod devices;
 pub(crate) mod feeds;
@@ -46,14 +47,15 @@ use self::{
 };
 use crate::{
     capture::{
-        ChunkNews, Report, Snapshot,
-        live::{Live, Memory},
+        ChunkNews, FirstBytes, Report, Snapshot,
+        live::{Live, Memory, Options},
     },
     config::{Config, Level},
     engine::Pipeline,
     export::{Record, jsonl::WriteError},
     flow::CloseReason,
     path::{Routes, Rules, history::Store},
+    recognise::services::Services,
 };
 
 /// How often queues are looked at, devices are listed whatever netlink told, and systemd's
@@ -153,6 +155,7 @@ struct Daemon {
 /// What made the main loop wake up.
 enum Event {
     Reports(Result<()>),
+    Hellos(Result<()>),
     EndOfWindow,
     Look,
     Devices,
@@ -198,6 +201,7 @@ impl Daemon {
             tracing::info!("listening for BMP on {address}");
         }
         let mut pipeline = Pipeline::new(&config, Arc::clone(&routes), &host);
+        pipeline.set_services(services(&config)?);
         let recorder = match history {
             None => None,
             Some(store) => {
@@ -243,6 +247,7 @@ impl Daemon {
         let mut waiting = Vec::new();
         reports.drain(|report| waiting.push(report));
         self.adopt(&waiting)?;
+        let mut hellos = self.live.take_hellos()?;
         let mut kernel_log = self.live.take_kernel_log()?;
         let mut looks = interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -263,8 +268,9 @@ impl Daemon {
                 .div_ceil(1_000_000)
         );
         loop {
-            let mut taken = Vec::new();
+            let (mut taken, mut said) = (Vec::new(), Vec::new());
             let event = tokio::select! {
+                result = hellos.next(|piece| said.push(piece)) => Event::Hellos(result),
                 result = reports.next(|report| taken.push(report)) => Event::Reports(result),
                 () = sleep(until(end_us)) => Event::EndOfWindow,
                 _ = looks.tick() => Event::Look,
@@ -277,12 +283,21 @@ impl Daemon {
                 _ = interrupt.recv() => Event::Stop("SIGINT"),
             };
             match event {
+                Event::Hellos(result) => {
+                    result?;
+                    self.hear(&said);
+                }
                 Event::Reports(result) => {
                     result?;
+                    // What clients say first comes before the reports of their flows.
+                    hellos.drain(|piece| said.push(piece));
+                    self.hear(&said);
                     self.take(&taken)?;
                 }
                 Event::EndOfWindow => {
                     if Now::read().unix_us >= end_us {
+                        hellos.drain(|piece| said.push(piece));
+                        self.hear(&said);
                         reports.drain(|report| taken.push(report));
                         self.take(&taken)?;
                         self.look().await;
@@ -292,6 +307,7 @@ impl Daemon {
                 }
                 Event::Look => {
                     self.look().await;
+                    self.find_cgroups();
                     // Where the clock was set back the window ends earlier than planned.
                     end_us = end_us.min(self.next_window_end());
                     self.record();
@@ -310,6 +326,8 @@ impl Daemon {
                 Event::Stop(signal) => {
                     tracing::info!("{signal}: writing what is known");
                     notify(&[NotifyState::Stopping]);
+                    hellos.drain(|piece| said.push(piece));
+                    self.hear(&said);
                     reports.drain(|report| taken.push(report));
                     self.take(&taken)?;
                     self.stays = signal == "SIGTERM";
@@ -380,7 +398,12 @@ impl Daemon {
         let (chunks_dropped, sessions_refused) = self.pipeline.chunks_missed();
         let recorded = self.recorder.as_ref().map(Recorder::recorded);
         let recorded = recorded.unwrap_or_default();
+        let heard = self.pipeline.heard();
         let others = self.feeds.state().counters.into_iter().chain([
+            ("hellos_named", heard.hellos_named),
+            ("hellos_matched", heard.hellos_matched),
+            ("hellos_nameless", heard.hellos_nameless),
+            ("hellos_not_heard", heard.hellos_not_heard),
             ("route_prefixes_followed", followed),
             ("route_prefixes_not_followed", refused),
             ("history_entries_written", recorded.written),
@@ -406,6 +429,38 @@ impl Daemon {
     fn next_window_end(&self) -> u64 {
         let length_us = u64::from(self.config.window.length_s) * 1_000_000;
         next_boundary(Now::read().unix_us, length_us)
+    }
+
+    /// Takes what clients said first.
+    fn hear(&mut self, said: &[FirstBytes]) {
+        let now_us = Now::read().unix_us;
+        for piece in said {
+            self.pipeline.hear(piece, now_us);
+        }
+    }
+
+    /// Finds the control groups whose sockets send video: a unit that was started again has
+    /// another one.
+    fn find_cgroups(&mut self) {
+        if let Some(video) = &self.config.video
+            && !video.units.is_empty()
+        {
+            self.pipeline.set_cgroups(cgroups::ids(&video.units));
+        }
+    }
+
+    /// Takes the state of every QUIC flow, and removes those that were silent for long.
+    fn sweep_quic(&mut self) -> Result<()> {
+        let flows = self.live.quic_flows()?;
+        self.pipeline.quic(&flows);
+        let now_ns = Now::read().monotonic_ns;
+        let idle_ns = u64::from(self.config.flows.idle_s) * 1_000_000_000;
+        for flow in &flows {
+            if now_ns.saturating_sub(flow.state.last_seen_ns()) >= idle_ns {
+                self.live.remove_quic(&flow.key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes reports of the kernel side.
@@ -480,6 +535,7 @@ impl Daemon {
     fn end_of_window(&mut self, end_us: u64) -> Result<()> {
         let began = Now::read();
         let mut records = self.sweep()?;
+        self.sweep_quic()?;
         let window_us = u64::from(self.config.window.length_s) * 1_000_000;
         let local = self.devices.end_of_window(window_us);
         let counters = self.live.counters()?;
@@ -526,11 +582,13 @@ impl Daemon {
     fn reload(&mut self) {
         self.log.reopen();
         let read = self.read_again().and_then(|config| {
+            let services = services(&config)?;
             self.live.watch(&config, self.epoch_offset_ns)?;
-            Ok(config)
+            Ok((config, services))
         });
         match read {
-            Ok(config) => {
+            Ok((config, services)) => {
+                self.pipeline.set_services(services);
                 self.say_what_needs_a_restart(&config);
                 let (old, new) = (&self.config.path, &config.path);
                 if new.ports != old.ports || new.interconnect != old.interconnect {
@@ -566,6 +624,10 @@ impl Daemon {
             (old.metrics != new.metrics, "metrics.listen"),
             (old.debug != new.debug, "debug.kernel_log"),
             (old.restart != new.restart, "a key of [restart]"),
+            (
+                Options::from(old).cgroups != Options::from(new).cgroups,
+                "video.units",
+            ),
             (
                 old.path.bmp.listen != new.path.bmp.listen,
                 "path.bmp.listen",
@@ -619,6 +681,19 @@ impl Daemon {
 async fn notified_after(from: Instant, changed: &Notify) {
     sleep_until(from).await;
     changed.notified().await;
+}
+
+/// The list of video services that the configuration names, or the one that comes with the
+/// program.
+pub(crate) fn services(config: &Config) -> Result<Services> {
+    match config
+        .video
+        .as_ref()
+        .and_then(|of| of.services_csv.as_ref())
+    {
+        Some(file) => Ok(Services::load(file)?),
+        None => Ok(Services::built_in()),
+    }
 }
 
 /// Waits until routes have changed, and not before `from`.

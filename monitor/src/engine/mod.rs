@@ -3,6 +3,8 @@
 //! The daemon and `replay` drive the same [`Pipeline`]; only the clock that they pass differs.
 
 pub mod judge;
+pub mod quic;
+pub mod video;
 mod ways;
 
 pub use ways::Memories;
@@ -12,10 +14,12 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use judge::Judge;
 use monitor_ebpf::flow::FlowKey;
+use quic::{QuicCell, QuicFlows, QuicWindow};
+use video::{Counted, VideoFlows};
 use ways::Ways;
 
-use crate::capture::{ChunkNews, Snapshot};
-use crate::cell::{CellKey, Cells};
+use crate::capture::{ChunkNews, FirstBytes, QuicSnapshot, Snapshot};
+use crate::cell::{Cell, CellKey, Cells};
 use crate::config::Config;
 use crate::export::Record;
 use crate::export::record::FlowEvent;
@@ -26,6 +30,8 @@ use crate::flow::{CloseReason, Flow, FlowTable, Secret};
 use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
 use crate::path::{Routes, UnitLengths};
+use crate::recognise::services::Services;
+use crate::verdict::coverage::Coverage;
 use crate::verdict::incident::{Incidents, News};
 use crate::verdict::{self, LocalCounters};
 
@@ -62,6 +68,10 @@ pub struct Pipeline {
     incidents: Incidents,
     /// The first window that was judged: it tells the incidents of one process from another's.
     first_window: Option<WindowSpan>,
+    video: VideoFlows,
+    quic: QuicFlows,
+    /// What QUIC did since the last window.
+    quic_window: QuicWindow,
 }
 
 impl Pipeline {
@@ -82,6 +92,9 @@ impl Pipeline {
             incidents: Incidents::default(),
             first_window: None,
             ways: Ways::new(unit_lengths(config)),
+            video: VideoFlows::new(config),
+            quic: QuicFlows::default(),
+            quic_window: QuicWindow::default(),
         }
     }
 
@@ -95,7 +108,37 @@ impl Pipeline {
         }
         self.ladder = config.chunks.ladder();
         self.flows.set_ladder(Arc::clone(&self.ladder));
+        self.video.reconfigure(config);
         self.config = config.clone();
+    }
+
+    /// Replaces the list of video services.
+    pub fn set_services(&mut self, services: Services) {
+        self.video.set_services(services);
+    }
+
+    /// Replaces the control groups whose sockets send video.
+    pub fn set_cgroups(&mut self, ids: impl IntoIterator<Item = u64>) {
+        self.video.set_cgroups(ids);
+    }
+
+    /// Takes a piece of what a client sent first, at `time_us`.
+    pub fn hear(&mut self, said: &FirstBytes, time_us: u64) {
+        let window = WindowSpan::at(time_us, self.config.window.length_s);
+        self.video.hear(said, window.number);
+    }
+
+    /// What was heard so far.
+    pub fn heard(&self) -> Counted {
+        self.video.counted()
+    }
+
+    /// Takes the state of every QUIC flow, shortly before the window ends.
+    pub fn quic(&mut self, flows: &[QuicSnapshot]) {
+        let routes = self.routes.load();
+        self.quic_window = self
+            .quic
+            .window(flows, &self.video, |client| routes.locate(client));
     }
 
     /// New routes were swapped in at `time_us`. Flows whose clients are reached on another way
@@ -158,19 +201,63 @@ impl Pipeline {
         let ports = &self.config.watch.ports;
         let mut change = self.flows.update(snapshot, self.idle_us(), ports, &routes);
         if let Some(closed) = &mut change.replaced {
-            self.sessions.take(&mut closed.flow, None);
-            let (event, reason) = (FlowEvent::Close, Some(closed.reason));
-            out.push(self.flow_record(&closed.flow, event, reason, snapshot.time_us));
+            join(&self.video, &mut self.sessions, &mut closed.flow);
+            self.close(&closed.flow, closed.reason, snapshot.time_us, out);
         }
+        let window = WindowSpan::at(snapshot.time_us, self.config.window.length_s);
+        self.open(
+            &snapshot.state.key,
+            change.opened,
+            window.number,
+            snapshot.time_us,
+            out,
+        );
         if change.opened
             && let Some(flow) = self.flows.get(&snapshot.state.key)
         {
-            let window = WindowSpan::at(snapshot.time_us, self.config.window.length_s);
             let client = flow.roles.client;
             let way = routes.locate(client);
             self.ways
                 .seen(client, way.as_ref(), snapshot.time_us, window.number);
-            out.push(self.flow_record(flow, FlowEvent::Open, None, snapshot.time_us));
+        }
+    }
+
+    /// Writes the `open` of a flow as soon as it is one of those that are reported. `began`: this
+    /// is its first report, or the first since it was closed.
+    fn open(
+        &mut self,
+        key: &FlowKey,
+        began: bool,
+        window: u64,
+        time_us: u64,
+        out: &mut Vec<Record>,
+    ) {
+        // Without rules every flow is reported from its beginning.
+        if !began && self.config.video.is_none() {
+            return;
+        }
+        let Some(flow) = self.flows.get(key) else {
+            return;
+        };
+        if !began && self.video.is_open(flow) {
+            return;
+        }
+        let class = self.video.class(flow);
+        if self.video.is_reported(&class) && self.video.open(flow, &class, window) {
+            out.push(self.flow_record(flow, FlowEvent::Open, None, time_us));
+        }
+    }
+
+    /// Writes the `close` of a flow whose `open` was written, or that turns out now to be one of
+    /// those that are reported.
+    fn close(&mut self, flow: &Flow, reason: CloseReason, time_us: u64, out: &mut Vec<Record>) {
+        let is_open = self.video.is_open(flow);
+        if is_open || self.video.is_reported(&self.video.class(flow)) {
+            if !is_open {
+                out.push(self.flow_record(flow, FlowEvent::Open, None, time_us));
+            }
+            out.push(self.flow_record(flow, FlowEvent::Close, Some(reason), time_us));
+            self.video.close(flow);
         }
     }
 
@@ -226,13 +313,8 @@ impl Pipeline {
         out: &mut Vec<Record>,
     ) {
         if let Some(mut closed) = self.flows.remove(key, reason) {
-            self.sessions.take(&mut closed.flow, None);
-            out.push(self.flow_record(
-                &closed.flow,
-                FlowEvent::Close,
-                Some(closed.reason),
-                time_us,
-            ));
+            join(&self.video, &mut self.sessions, &mut closed.flow);
+            self.close(&closed.flow, closed.reason, time_us, out);
         }
     }
 
@@ -246,24 +328,24 @@ impl Pipeline {
         ports: Option<&InterconnectPorts>,
         missed: &Missed,
     ) -> Vec<Record> {
-        let active = self.flows.take_observations();
-        let finished = self.flows.close_finished(end_us, self.idle_us());
-        let mut records: Vec<Record> = finished
-            .iter()
-            .map(|closed| {
-                self.flow_record(&closed.flow, FlowEvent::Close, Some(closed.reason), end_us)
-            })
-            .collect();
+        let video = &self.video;
+        let active = self
+            .flows
+            .take_observations(|flow| video.is_reported(&video.class(flow)));
+        let mut records = Vec::new();
+        for closed in self.flows.close_finished(end_us, self.idle_us()) {
+            self.close(&closed.flow, closed.reason, end_us, &mut records);
+        }
         records.extend(
             self.flows
                 .iter()
-                .filter(|flow| flow.was_active())
+                .filter(|flow| flow.was_active() && self.video.is_open(flow))
                 .map(|flow| self.flow_record(flow, FlowEvent::Update, None, end_us)),
         );
 
         self.flows.forget_listed();
         for flow in self.flows.all_mut() {
-            self.sessions.take(flow, None);
+            join(&self.video, &mut self.sessions, flow);
         }
         let over = self.sessions.take_idle(end_us, self.idle_us());
         let context = self.context(end_us);
@@ -271,6 +353,7 @@ impl Pipeline {
 
         let mut cells = Cells::collect(active);
         let window = WindowSpan::ending(end_us, self.config.window.length_s);
+        let quic = std::mem::take(&mut self.quic_window);
         let (flows, routes) = (&self.flows, self.routes.load_full());
         self.ways.end_of_window(
             &mut cells,
@@ -285,17 +368,34 @@ impl Pipeline {
             .window(&cells, &window, missed, &self.ways, &self.config);
         self.ways
             .forget_moves(window.number, judge::span(&self.config.baseline));
+        let (quic_only, none) = (Cell::default(), QuicCell::default());
+        let only_quic = quic
+            .cells
+            .keys()
+            .filter(|key| !cells.cells.contains_key(key));
+        let all = cells
+            .cells
+            .iter()
+            .chain(only_quic.map(|key| (key, &quic_only)));
         let context = self.context(end_us);
-        for (key, cell) in &cells.cells {
+        let mut coverage = Coverage::default();
+        for (key, cell) in all {
             let clients = judged.clients.get(key).map_or(&[][..], Vec::as_slice);
             let usual = self
                 .judge
                 .usual(key, cell.route.as_ref(), &self.config.baseline);
-            records.push(context.cell(key, cell, clients, usual.as_ref(), &window));
+            let quic = quic.cells.get(key).unwrap_or(&none);
+            coverage.add(key, cell.totals().to_client.bytes, quic.bytes);
+            records.push(context.cell(key, cell, quic, clients, usual.as_ref(), &window));
         }
-        let verdicts = verdict::decide(&judged.window, local, ports, &self.config.verdict);
+        let at = &self.config.verdict;
+        let verdicts: Vec<_> = verdict::decide(&judged.window, local, ports, at)
+            .into_iter()
+            .map(|verdict| coverage.limit(verdict, at))
+            .collect();
         for verdict in &verdicts {
-            records.push(context.verdict(verdict, &judged.window, missed, &window));
+            let tcp_share = coverage.tcp_share(&verdict.place);
+            records.push(context.verdict(verdict, &judged.window, missed, tcp_share, &window));
         }
         let span = judge::span(&self.config.baseline);
         let news = self
@@ -307,6 +407,12 @@ impl Pipeline {
             news.iter()
                 .map(|(news, incident)| context.incident(*news, incident, &first_window)),
         );
+        let (flows, quic) = (&self.flows, &self.quic);
+        self.video.forget(window.number, |key, generation| {
+            let known = flows.get(key);
+            known.is_some_and(|flow| flow.state().generation == generation)
+                || quic.is_known(key, generation)
+        });
         records
     }
 
@@ -320,6 +426,7 @@ impl Pipeline {
         let mut records: Vec<Record> = self
             .flows
             .iter()
+            .filter(|flow| self.video.is_open(flow))
             .map(|flow| {
                 let reason = reason.map(|reason| flow.ending().unwrap_or(reason));
                 self.flow_record(flow, event, reason, time_us)
@@ -327,7 +434,7 @@ impl Pipeline {
             .collect();
         self.flows.forget_listed();
         for flow in self.flows.all_mut() {
-            self.sessions.take(flow, None);
+            join(&self.video, &mut self.sessions, flow);
         }
         let sessions = self.sessions.take_all();
         let context = self.context(time_us);
@@ -374,8 +481,18 @@ impl Pipeline {
             self.judge
                 .usual(&location.into(), Some(&location.route), settings)
         });
+        let class = self.video.class(flow);
         self.context(time_us)
-            .flow(flow, event, reason, usual.as_ref())
+            .flow(flow, &class, event, reason, usual.as_ref())
+    }
+}
+
+/// Adds what a flow did since the last time to the session that it belongs to, where it is one of
+/// those that are reported.
+fn join(video: &VideoFlows, sessions: &mut Sessions, flow: &mut Flow) {
+    let class = video.class(flow);
+    if video.is_reported(&class) {
+        sessions.take(flow, class.service.as_deref());
     }
 }
 

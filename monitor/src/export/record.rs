@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 use super::chunks::{ChunkRecord, ChunksRecord, SessionRecord};
+use crate::engine::video::VideoReason;
 use crate::flow::{CloseReason, Vantage};
 use crate::path::{Connectivity, Source};
 use crate::verdict::{Alternative, Evidence, Inconclusive, Limit, Mechanism, Segment};
@@ -100,6 +101,15 @@ pub struct FlowRecord {
     pub slow_start: Option<SlowStart>,
     /// Whether it carries video; `null`: not known.
     pub video: Option<bool>,
+    /// How that is known.
+    #[serde(default)]
+    pub video_reason: Option<VideoReason>,
+    /// How much it behaves like video, 0 to 1; with the reason `behaviour` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video_confidence: Option<f64>,
+    /// The video service whose server the client named. The name itself is not kept.
+    #[serde(default)]
+    pub service: Option<String>,
     pub path: Option<PathRecord>,
     pub limited_by: Option<Limit>,
     pub to_client: DirectionRecord,
@@ -318,12 +328,44 @@ pub struct CellRecord {
     /// The chunks (responses, not busy periods) that were asked for in the window; `null`: none.
     #[serde(default)]
     pub chunk_figures: Option<ChunksRecord>,
+    /// Share of the video's bytes toward the clients that TCP carried, and so this cell's figures
+    /// are about; the rest is QUIC.
+    #[serde(default)]
+    pub tcp_share: Option<f64>,
+    /// `null`: there was none.
+    #[serde(default)]
+    pub quic: Option<QuicRecord>,
     /// Its traffic took another way in this window or the one before: it votes for nobody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub route_changed: bool,
     /// A source that its way is known from has gone silent: it votes for nobody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub route_stale: bool,
+}
+
+/// What QUIC (UDP/443) did beside the TCP of a cell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuicRecord {
+    /// UDP payload toward the clients.
+    pub bytes: u64,
+    pub flows: u64,
+    /// By service, where the client named one of the list.
+    pub services: BTreeMap<String, QuicServiceRecord>,
+    /// Round trips seen by the spin bit (RFC 9000, 17.4), of flows that spin.
+    pub spin_samples: u64,
+    /// Their mean. A pause of the application makes one longer.
+    pub spin_rtt_mean_us: Option<u32>,
+    /// The shortest in the life of these flows.
+    pub spin_rtt_min_us: Option<u32>,
+}
+
+/// One service's part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuicServiceRecord {
+    pub bytes: u64,
+    pub flows: u64,
 }
 
 /// Whose congestion it is, in one window, about one place.
@@ -359,6 +401,9 @@ pub struct VerdictRecord {
     pub open: Vec<Alternative>,
     /// Flows it speaks about.
     pub observations: u64,
+    /// Share of the video's bytes at this place that TCP carried: of the rest it says nothing.
+    #[serde(default)]
+    pub tcp_share: Option<f64>,
     pub missed: MissedRecord,
 }
 

@@ -5,14 +5,18 @@ use std::net::IpAddr;
 use super::Timestamp;
 use super::record::{
     CellRecord, CellType, ClientAddress, DirectionRecord, FlowEvent, FlowRecord, FlowType,
-    IncidentEvent, IncidentRecord, IncidentType, MissedRecord, PathRecord, Record, Recurrence,
-    RttSource, ScopeRecord, SlowStart, VerdictRecord, VerdictType, Version,
+    IncidentEvent, IncidentRecord, IncidentType, MissedRecord, PathRecord, QuicRecord,
+    QuicServiceRecord, Record, Recurrence, RttSource, ScopeRecord, SlowStart, VerdictRecord,
+    VerdictType, Version,
 };
 use crate::cell::{Cell, CellKey};
+use crate::engine::quic::QuicCell;
+use crate::engine::video::Class;
 use crate::engine::{Missed, WindowSpan};
 use crate::flow::baseline::{STANDING_QUANTILE, Usual};
 use crate::flow::{CloseReason, Flow, Totals, Vantage};
 use crate::path::{self, Location};
+use crate::verdict::coverage;
 use crate::verdict::incident::{Incident, News, Scope};
 use crate::verdict::{Client, Limit, Verdict, Window, receiver_limited};
 use monitor_ebpf::flow::{Half, SlowStart as Features, half_flags};
@@ -31,10 +35,11 @@ pub struct Context<'a> {
 const MOSTLY_IDLE: f64 = 0.5;
 
 impl Context<'_> {
-    /// One flow's record; `usual` is its cell's.
+    /// One flow's record; `class` says whether it is video, `usual` is its cell's.
     pub fn flow(
         &self,
         flow: &Flow,
+        class: &Class,
         event: FlowEvent,
         close_reason: Option<CloseReason>,
         usual: Option<&Usual>,
@@ -70,7 +75,10 @@ impl Context<'_> {
                 .zip(usual_handshake)
                 .map(|(rtt_us, usual)| i64::from(rtt_us) - usual.mean as i64),
             slow_start: slow_start(&flow.client_half().slow_start),
-            video: None,
+            video: class.video,
+            video_reason: class.reason,
+            video_confidence: class.confidence,
+            service: class.service.as_deref().map(str::to_owned),
             path: flow.location.as_ref().map(path_record),
             limited_by: limited_by(&flow.to_client, duration_us),
             to_client: DirectionRecord {
@@ -91,11 +99,12 @@ impl Context<'_> {
         Record::Flow(Box::new(record))
     }
 
-    /// One cell's record; `clients` are those of its clients that were judged.
+    /// One cell's record; `quic` is what it did beside TCP, `clients` are those of its clients that were judged.
     pub fn cell(
         &self,
         key: &CellKey,
         cell: &Cell,
+        quic: &QuicCell,
         clients: &[Client],
         usual: Option<&Usual>,
         window: &WindowSpan,
@@ -136,17 +145,20 @@ impl Context<'_> {
             rtt_bins: to_client.rtt.bins().collect(),
             to_client: direction(to_client),
             chunk_figures: self.chunks(&totals.chunks),
+            tcp_share: coverage::share(to_client.bytes, quic.bytes),
+            quic: (quic.flows > 0).then(|| quic_record(quic)),
             route_changed: cell.rerouted,
             route_stale: cell.is_stale(),
         }))
     }
 
-    /// One verdict's record.
+    /// One verdict's record; `tcp_share` is how much of the video at its place TCP carried.
     pub fn verdict(
         &self,
         verdict: &Verdict,
         judged: &Window,
         missed: &Missed,
+        tcp_share: Option<f64>,
         window: &WindowSpan,
     ) -> Record {
         let place = &verdict.place;
@@ -172,6 +184,7 @@ impl Context<'_> {
             rejected: verdict.rejected.clone(),
             open: verdict.open.clone(),
             observations: verdict.observations,
+            tcp_share,
             missed: MissedRecord {
                 reports_lost: missed.reports_lost,
                 flows_evicted: missed.flows_evicted,
@@ -257,6 +270,27 @@ pub(super) fn path_record(location: &Location) -> PathRecord {
         interconnect: location.route.interconnect.to_string(),
         next_hop: location.route.next_hop,
         peer_asn: location.route.peer_asn,
+    }
+}
+
+fn quic_record(quic: &QuicCell) -> QuicRecord {
+    let services = quic.services.iter().map(|(name, totals)| {
+        let record = QuicServiceRecord {
+            bytes: totals.bytes,
+            flows: totals.flows,
+        };
+        (name.to_string(), record)
+    });
+    QuicRecord {
+        bytes: quic.bytes,
+        flows: quic.flows,
+        services: services.collect(),
+        spin_samples: quic.spin_samples,
+        spin_rtt_mean_us: quic
+            .spin_sum_us
+            .checked_div(quic.spin_samples)
+            .map(|mean_us| mean_us as u32),
+        spin_rtt_min_us: quic.spin_min_us,
     }
 }
 

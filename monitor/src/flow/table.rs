@@ -372,11 +372,15 @@ impl FlowTable {
     }
 
     /// One observation for every flow that did something since the last call, and one more for
-    /// every way that it left in between.
-    pub fn take_observations(&mut self) -> Vec<Observation> {
+    /// every way that it left in between; none of flows that do not `count`.
+    pub fn take_observations(&mut self, count: impl Fn(&Flow) -> bool) -> Vec<Observation> {
         let mut observations = Vec::new();
         for flow in self.flows.values_mut() {
+            let before = observations.len();
             flow.take_observations(&mut observations, &self.ladder);
+            if !count(flow) {
+                observations.truncate(before);
+            }
         }
         observations
     }

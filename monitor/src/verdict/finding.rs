@@ -91,6 +91,8 @@ pub enum Inconclusive {
     TooFewChunks,
     /// Too many reports were lost.
     MissedReports,
+    /// Most of the video is QUIC, of which TCP says nothing.
+    TcpShare,
     /// Traffic took another way just now: before and after are not compared.
     RouteChanged,
     /// What tells the ways to the clients has gone silent: it is not known through which

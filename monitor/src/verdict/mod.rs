@@ -13,6 +13,7 @@
 pub mod access_shared;
 pub mod behind_proxy;
 mod conclude;
+pub mod coverage;
 pub mod degraded;
 mod finding;
 mod forward;

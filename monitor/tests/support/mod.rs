@@ -34,6 +34,7 @@ pub fn small() -> Options {
     Options {
         max_flows: 4_096,
         kernel_log: KernelLog::Off,
+        cgroups: false,
         test_clock: false,
     }
 }

@@ -61,6 +61,7 @@ impl Observer {
             let mut live = Live::load(&Options {
                 max_flows: 16_384,
                 kernel_log: KernelLog::Off,
+                cgroups: false,
                 test_clock: false,
             })?;
             let mut config = Config::default();

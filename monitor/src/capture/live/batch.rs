@@ -8,16 +8,24 @@ use std::{
 
 use aya::maps::MapData;
 use aya_obj::generated::{bpf_attr, bpf_cmd};
-use monitor_ebpf::flow::{FlowKey, FlowState};
+use monitor_ebpf::flow::FlowKey;
 
 /// Entries a call: 4 MiB of states.
 const BATCH: usize = 4_096;
 
-/// Hands every entry of the flow table to `each`. Entries that come or go meanwhile may be
-/// missed or seen (`bpf(2)`, BPF_MAP_LOOKUP_BATCH).
-pub fn read(map: &MapData, mut each: impl FnMut(&FlowState)) -> io::Result<()> {
+/// Hands every entry of a table of flows to `each`; `empty` is a value of the table's. Entries
+/// that come or go meanwhile may be missed or seen (`bpf(2)`, BPF_MAP_LOOKUP_BATCH).
+///
+/// # Safety
+/// The map's keys must be [`FlowKey`]s, and its values as large as `V`, for which any bytes are
+/// a value.
+pub unsafe fn read<V: Copy>(
+    map: &MapData,
+    empty: V,
+    mut each: impl FnMut(&FlowKey, &V),
+) -> io::Result<()> {
     let mut keys = vec![FlowKey::default(); BATCH];
-    let mut states = vec![FlowState::EMPTY; BATCH];
+    let mut states = vec![empty; BATCH];
     // The kernel's position in the map: a bucket number, as wide as a key may be.
     let mut position = FlowKey::default();
     let mut first = true;
@@ -34,7 +42,7 @@ pub fn read(map: &MapData, mut each: impl FnMut(&FlowState)) -> io::Result<()> {
         attr.batch.values = states.as_mut_ptr() as u64;
         attr.batch.count = BATCH as u32;
         attr.batch.map_fd = map.fd().as_fd().as_raw_fd() as u32;
-        // SAFETY: the buffers hold `count` keys and values of this map's sizes, and live until
+        // SAFETY: the buffers hold `count` keys and values of this map's sizes (the caller says so), and live until
         // the call returns.
         let result = unsafe {
             libc::syscall(
@@ -53,7 +61,10 @@ pub fn read(map: &MapData, mut each: impl FnMut(&FlowState)) -> io::Result<()> {
         };
         // SAFETY: the member that was passed.
         let count = unsafe { attr.batch.count } as usize;
-        states.iter().take(count).for_each(&mut each);
+        keys.iter()
+            .zip(&states)
+            .take(count)
+            .for_each(|(key, state)| each(key, state));
         if last {
             return Ok(());
         }

@@ -117,6 +117,7 @@ fn load() -> Feature {
     let options = Options {
         max_flows: crate::config::MIN_MAX_FLOWS,
         kernel_log: KernelLog::Off,
+        cgroups: false,
         test_clock: false,
     };
     let loaded = Live::load(&options).and_then(|mut live| {

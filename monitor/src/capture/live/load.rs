@@ -17,15 +17,18 @@ use monitor_ebpf::{
     bench::Case,
     counters::{COUNTERS, Counters},
     flow::{Address, FlowKey, FlowState},
+    quic::QuicFlow,
     select::{PORT_WORDS, Settings, settings_flags},
 };
 
 use super::{
     batch,
+    hellos::Hellos,
     keep::{Expected, Memory, Pins},
     messages::KernelMessages,
     reports::Reports,
 };
+use crate::capture::QuicSnapshot;
 use crate::config::{Config, KernelLog};
 
 /// The object that `build.rs` compiled from `monitor-ebpf`.
@@ -38,6 +41,13 @@ const REPORT_BYTES: u32 = 8 << 20;
 /// Flows that wait for their second direction, as a share of the flow table: enough for the
 /// handshakes of a second, little enough that a flood costs little.
 const PENDING_SHARE: u32 = 4;
+
+/// Bytes of the ring buffer of what clients say first: 500 hellos of 1.9 KiB with their headers,
+/// what 5,000 new connections a second say in 100 ms.
+const HELLO_BYTES: u32 = 1 << 20;
+
+/// QUIC flows, as a share of the flow table.
+const QUIC_SHARE: u32 = 4;
 
 /// A TC program, by where it is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +92,8 @@ pub struct Options {
     pub max_flows: u32,
     /// Messages of the programs.
     pub kernel_log: KernelLog,
+    /// Whether the control groups of our sockets are read.
+    pub cgroups: bool,
     /// For tests: both clocks from `skb->tstamp`.
     pub test_clock: bool,
 }
@@ -91,6 +103,7 @@ impl From<&Config> for Options {
         Self {
             max_flows: config.flows.max,
             kernel_log: config.debug.kernel_log,
+            cgroups: config.video.as_ref().is_some_and(|of| !of.units.is_empty()),
             test_clock: false,
         }
     }
@@ -108,6 +121,12 @@ unsafe impl Pod for PodKey {}
 struct PodState(FlowState);
 // SAFETY: as above.
 unsafe impl Pod for PodState {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct PodQuic(QuicFlow);
+// SAFETY: as above.
+unsafe impl Pod for PodQuic {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -137,6 +156,7 @@ unsafe impl Pod for PodCase {}
 pub struct Live {
     ebpf: Ebpf,
     flows: Map,
+    quic_flows: Map,
     counts: PerCpuArray<MapData, PodCounters>,
     settings: Array<MapData, PodSettings>,
     ports: Array<MapData, u64>,
@@ -170,11 +190,15 @@ impl Live {
             ("FLOWS", options.max_flows),
             ("PENDING", options.max_flows / PENDING_SHARE),
             ("REPORTS", REPORT_BYTES),
+            ("HELLOS", HELLO_BYTES),
+            ("QUIC_FLOWS", options.max_flows / QUIC_SHARE),
         ];
+        let cgroups = u8::from(options.cgroups);
         let mut loader = EbpfLoader::new();
         loader
             .override_global(aya_log::LEVEL, &log_level, true)
-            .override_global("TEST_CLOCK", &test_clock, true);
+            .override_global("TEST_CLOCK", &test_clock, true)
+            .override_global("CGROUPS", &cgroups, true);
         for (name, entries) in sizes {
             loader.map_max_entries(name, entries);
         }
@@ -203,6 +227,7 @@ impl Live {
                 .map_err(|error| explain(name, error))?;
         }
         let flows = take(&mut ebpf, "FLOWS")?;
+        let quic_flows = take(&mut ebpf, "QUIC_FLOWS")?;
         let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)?;
         let settings = Array::try_from(take(&mut ebpf, "SETTINGS")?)?;
         let ports = Array::try_from(take(&mut ebpf, "PORTS")?)?;
@@ -210,6 +235,7 @@ impl Live {
         Ok(Self {
             ebpf,
             flows,
+            quic_flows,
             counts,
             settings,
             ports,
@@ -270,6 +296,11 @@ impl Live {
     /// The reports of the programs. Once.
     pub fn take_reports(&mut self) -> Result<Reports> {
         Reports::new(RingBuf::try_from(take(&mut self.ebpf, "REPORTS")?)?)
+    }
+
+    /// What clients say first. Once.
+    pub fn take_hellos(&mut self) -> Result<Hellos> {
+        Hellos::new(RingBuf::try_from(take(&mut self.ebpf, "HELLOS")?)?)
     }
 
     /// The messages of the programs that log. Once.
@@ -345,6 +376,9 @@ impl Live {
         if !config.watch.prefixes.is_empty() {
             flags |= settings_flags::PREFIXES;
         }
+        if config.hears_clients() {
+            flags |= settings_flags::HELLOS;
+        }
         let settings = Settings {
             report_interval_ns: u64::from(config.flows.report_interval_ms) * 1_000_000,
             epoch_ns: u64::from(config.window.length_s) * 1_000_000_000,
@@ -358,25 +392,44 @@ impl Live {
     }
 
     /// The state of every flow in the table, a batch at a time.
-    pub fn flows(&self, each: impl FnMut(&FlowState)) -> Result<()> {
+    pub fn flows(&self, mut each: impl FnMut(&FlowState)) -> Result<()> {
         let Map::LruHashMap(table) = &self.flows else {
             bail!("the BPF object's map FLOWS is no LRU hash map");
         };
-        batch::read(table, each).context("cannot read the flow table")
+        // SAFETY: the object defines FLOWS with these types, which are plain integers.
+        unsafe { batch::read(table, FlowState::EMPTY, |_, state| each(state)) }
+            .context("cannot read the flow table")
+    }
+
+    /// The state of every QUIC flow.
+    pub fn quic_flows(&self) -> Result<Vec<QuicSnapshot>> {
+        let Map::LruHashMap(table) = &self.quic_flows else {
+            bail!("the BPF object's map QUIC_FLOWS is no LRU hash map");
+        };
+        let mut all = Vec::new();
+        // SAFETY: as above.
+        unsafe {
+            batch::read(table, QuicFlow::EMPTY, |key, state| {
+                all.push(QuicSnapshot {
+                    key: *key,
+                    state: *state,
+                });
+            })
+        }
+        .context("cannot read the table of QUIC flows")?;
+        Ok(all)
+    }
+
+    /// Removes a QUIC flow, or nothing where it has gone already.
+    pub fn remove_quic(&mut self, key: &FlowKey) -> Result<()> {
+        let flows: HashMap<_, PodKey, PodQuic> = HashMap::try_from(&mut self.quic_flows)?;
+        remove(flows, key)
     }
 
     /// Removes a flow. One that has gone already is no error: the table makes room by itself.
     pub fn remove(&mut self, key: &FlowKey) -> Result<()> {
-        let mut flows: HashMap<_, PodKey, PodState> = HashMap::try_from(&mut self.flows)?;
-        match flows.remove(&PodKey(*key)) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(aya::maps::MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error).context("cannot remove a flow"),
-        }
+        let flows: HashMap<_, PodKey, PodState> = HashMap::try_from(&mut self.flows)?;
+        remove(flows, key)
     }
 
     /// The counters of the packet path, summed over the CPUs, indexed by `Counter`.
@@ -435,6 +488,18 @@ fn memory_map(pins: &Pins) -> Result<Array<MapData, PodMemory>> {
     // The pin took it.
     let data = MapData::from_pin(&path).with_context(|| format!("{}", path.display()))?;
     Ok(Array::try_from(Map::Array(data))?)
+}
+
+fn remove<V: Pod>(mut flows: HashMap<&mut MapData, PodKey, V>, key: &FlowKey) -> Result<()> {
+    match flows.remove(&PodKey(*key)) {
+        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).context("cannot remove a flow"),
+    }
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

@@ -3,6 +3,7 @@
 mod attach;
 mod batch;
 mod features;
+mod hellos;
 mod keep;
 mod load;
 mod messages;
@@ -10,6 +11,7 @@ mod reports;
 
 pub use attach::{Attachment, FILTER_HANDLE, Hook, Standing, detach_filters};
 pub use features::{Feature, State as FeatureState, features};
+pub use hellos::Hellos;
 pub use keep::{Memory, Pins, is_bpf_file_system};
 pub use load::{Live, Options, PROGRAMS, Program};
 pub use reports::Reports;

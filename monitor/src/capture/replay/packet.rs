@@ -2,6 +2,7 @@
 
 use monitor_ebpf::{
     flow::SocketFigures,
+    hello::PIECE_MAX,
     observe::Packet,
     packet::{Frame, Header},
     tracker::Clock,
@@ -57,6 +58,10 @@ impl Frame for Captured<'_> {
     fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         self.bytes.load_options(offset, len, options)
     }
+
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool {
+        self.bytes.load_payload(offset, len, payload)
+    }
 }
 
 impl Clock for Captured<'_> {
@@ -108,6 +113,10 @@ impl Frame for Sighted<'_> {
 
     fn load_options(&self, offset: usize, len: usize, options: &mut [u8; 64]) -> bool {
         self.packet.load_options(offset, len, options)
+    }
+
+    fn load_payload(&self, offset: usize, len: usize, payload: &mut [u8; PIECE_MAX]) -> bool {
+        self.packet.load_payload(offset, len, payload)
     }
 }
 

@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     capture::{ChunkNews, Snapshot},
-    config::{Config, DEFAULT_PORTS},
-    daemon::feeds,
-    engine::{Missed, Pipeline},
+    config::{Config, DEFAULT_PORTS, Video},
+    daemon::{self, feeds},
+    engine::{Missed, Pipeline, video::VideoFlows},
     export::{
         Record,
         record::{FlowEvent, StatusRecord},
@@ -115,7 +115,7 @@ pub struct Stream<S> {
 }
 
 enum Purpose {
-    Flows(Box<FlowTable>, Routes),
+    Flows(Box<FlowTable>, Routes, Box<VideoFlows>),
     Windows(Box<Windows>),
 }
 
@@ -142,14 +142,22 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                     ports: Vec::new(),
                     ..Default::default()
                 };
+                // Nobody said what is video: names and behaviour may.
+                config.video = Some(Video {
+                    report_all: true,
+                    ..Video::default()
+                });
+                let video = Box::new(VideoFlows::new(&config));
                 let mut flows = FlowTable::default();
                 flows.set_ladder(config.chunks.ladder());
-                Purpose::Flows(Box::new(flows), Routes::default())
+                Purpose::Flows(Box::new(flows), Routes::default(), video)
             }
             Attribution::On => {
                 let routes = Arc::new(ArcSwap::from_pointee(feeds::read_once(&config.path)?));
+                let mut pipeline = Pipeline::new(&config, routes, HOST);
+                pipeline.set_services(daemon::services(&config)?);
                 Purpose::Windows(Box::new(Windows {
-                    pipeline: Pipeline::new(&config, routes, HOST),
+                    pipeline,
                     end_us: 0,
                     counters_before: Counters::default(),
                     evicted_before: 0,
@@ -300,6 +308,13 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                 News::Report(state) => self.read(&state, self.clock.now_ns()),
                 News::Chunk(report) => self.chunk(*report),
                 News::Removed(removed) => self.close(&removed),
+                News::Hello(said) => match &mut self.purpose {
+                    Purpose::Flows(_, _, video) => video.hear(&said, 0),
+                    Purpose::Windows(windows) => {
+                        let time_us = self.clock.now_ns() / 1_000;
+                        windows.pipeline.hear(&said, time_us);
+                    }
+                },
             }
             if self.records.len() >= RECORDS_AT_ONCE {
                 self.hand_on()?;
@@ -311,7 +326,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
     fn read(&mut self, state: &FlowState, read_ns: u64) {
         let snapshot = snapshot(state, read_ns);
         match &mut self.purpose {
-            Purpose::Flows(flows, routes) => {
+            Purpose::Flows(flows, routes, _) => {
                 flows.update(&snapshot, u64::MAX, &DEFAULT_PORTS, routes);
             }
             Purpose::Windows(windows) => windows.pipeline.snapshot(&snapshot, &mut self.records),
@@ -326,7 +341,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
             read_ns: now_ns,
         };
         match &mut self.purpose {
-            Purpose::Flows(flows, _) => flows.chunk(&news),
+            Purpose::Flows(flows, ..) => flows.chunk(&news),
             Purpose::Windows(windows) => windows.pipeline.chunk(&news),
         }
     }
@@ -343,7 +358,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         let time_us = time_ns / 1_000;
         let before = self.records.len();
         match &mut self.purpose {
-            Purpose::Flows(flows, _) => {
+            Purpose::Flows(flows, _, video) => {
                 if let Some(Closed { flow, reason }) = flows.remove(&state.key, removed.reason) {
                     let context = Context {
                         host: HOST,
@@ -351,9 +366,11 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                         full_client_addresses: true,
                         ladder: &self.config.chunks.ladder(),
                     };
-                    let record = context.flow(&flow, FlowEvent::Close, Some(reason), None);
+                    let class = video.class(&flow);
+                    let record = context.flow(&flow, &class, FlowEvent::Close, Some(reason), None);
                     self.records.push(record);
                 }
+                video.remove(&state.key, state.generation);
             }
             Purpose::Windows(windows) => {
                 let key = &state.key;
@@ -400,6 +417,8 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
             let snapshot = snapshot(state, read_ns);
             windows.pipeline.snapshot(&snapshot, &mut self.records);
         });
+        let idle_ns = u64::from(self.config.flows.idle_s) * SECOND_NS;
+        windows.pipeline.quic(&self.tables.quic_flows(idle_ns));
         let counters = self.tables.counters();
         let since = |counter: Counter| {
             counters[counter as usize] - windows.counters_before[counter as usize]
@@ -462,6 +481,9 @@ fn settings(config: &Config, attribution: Attribution) -> Settings {
     }
     if !config.watch.prefixes.is_empty() {
         flags |= settings_flags::PREFIXES;
+    }
+    if config.hears_clients() {
+        flags |= settings_flags::HELLOS;
     }
     let (report_interval_ns, epoch_ns) = match attribution {
         // One epoch, so that the extremes are those of a flow's life.

@@ -10,16 +10,22 @@ use monitor_ebpf::{
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState, half_flags},
+    hello::Piece,
     observe::{Pending, Tables, from_pending},
     packet::Parsed,
+    quic::QuicFlow,
     select::{PORT_WORDS, Settings, Watch},
 };
 
+use crate::capture::{FirstBytes, QuicSnapshot};
 use crate::flow::CloseReason;
 
 /// A flow's bins of RTT samples hold 16 bits and are read as signed differences: they must be
 /// read before more samples than that have come. Half of it, as margin.
 const SAMPLES_UNREAD_MAX: u32 = 1 << 14;
+
+/// QUIC flows that are counted at once, as in the kernel: more are not.
+const QUIC_FLOWS_MAX: usize = 65_536;
 
 /// The report interval of whoever reads no reports.
 pub const NO_REPORTS: u64 = u64::MAX;
@@ -75,6 +81,8 @@ pub enum News {
     /// A chunk that is over.
     Chunk(Box<ChunkReport>),
     Removed(Removed),
+    /// What a client said first.
+    Hello(FirstBytes),
 }
 
 enum What {
@@ -110,8 +118,10 @@ pub struct HostTables {
     flows: RefCell<HashMap<FlowKey, Box<Entry>, foldhash::fast::RandomState>>,
     pending: RefCell<HashMap<FlowKey, Box<Waiting>, foldhash::fast::RandomState>>,
     news: RefCell<Vec<News>>,
+    quic_flows: RefCell<HashMap<FlowKey, Box<QuicFlow>, foldhash::fast::RandomState>>,
     counters: [Cell<u64>; COUNTERS],
     parsed: UnsafeCell<Parsed>,
+    piece: Box<UnsafeCell<Piece>>,
 }
 
 impl HostTables {
@@ -130,8 +140,10 @@ impl HostTables {
             flows: RefCell::default(),
             pending: RefCell::default(),
             news: RefCell::default(),
+            quic_flows: RefCell::default(),
             counters: [const { Cell::new(0) }; COUNTERS],
             parsed: UnsafeCell::new(Parsed::EMPTY),
+            piece: Box::new(UnsafeCell::new(Piece::EMPTY)),
         }
     }
 
@@ -190,6 +202,19 @@ impl HostTables {
             entry.samples_read = entry.samples();
             each(&entry.state);
         }
+    }
+
+    /// Every QUIC flow, and forgets those that were silent for `idle_ns`.
+    pub fn quic_flows(&self, idle_ns: u64) -> Vec<QuicSnapshot> {
+        let mut flows = self.quic_flows.borrow_mut();
+        let all = flows.iter().map(|(key, flow)| QuicSnapshot {
+            key: *key,
+            state: **flow,
+        });
+        let all: Vec<QuicSnapshot> = all.collect();
+        let now_ns = self.now_ns.get();
+        flows.retain(|_, flow| now_ns.saturating_sub(flow.last_seen_ns()) < idle_ns);
+        all
     }
 
     /// Removes the flows whose lifetime is over.
@@ -447,6 +472,28 @@ impl Tables for HostTables {
 
     fn remove_pending(&self, key: &FlowKey) {
         self.pending.borrow_mut().remove(key);
+    }
+
+    fn quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow> {
+        let mut flows = self.quic_flows.borrow_mut();
+        flows.get_mut(key).map(|flow| &raw mut **flow)
+    }
+
+    fn create_quic_flow(&self, key: &FlowKey) -> Option<*mut QuicFlow> {
+        let mut flows = self.quic_flows.borrow_mut();
+        if flows.len() >= QUIC_FLOWS_MAX {
+            return None;
+        }
+        Some(&raw mut **flows.entry(*key).or_default())
+    }
+
+    fn piece(&self) -> Option<*mut Piece> {
+        Some(self.piece.get())
+    }
+
+    fn hand_on(&self, piece: &Piece, _len: u32) -> bool {
+        self.news.borrow_mut().push(News::Hello(piece.into()));
+        true
     }
 
     fn parsed(&self) -> Option<*mut Parsed> {

@@ -5,6 +5,7 @@ mod faults;
 mod routes;
 mod sessions;
 mod site;
+mod video;
 
 use std::collections::BTreeSet;
 

@@ -129,6 +129,14 @@ pub struct Home {
 }
 
 impl Home {
+    pub fn key(&self) -> FlowKey {
+        self.state.key
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.state.generation
+    }
+
     fn new(index: usize, scale: Scale) -> Self {
         let prefix = (index / 2) as u8;
         let number = (index % 2) as u8;
