@@ -467,7 +467,8 @@ fn traffic(case: &Case) -> Played {
         arrived: segments(&at_receiver, false),
         taken: taken
             .into_iter()
-            .filter_map(|(segment, taken)| taken.then(|| segment.clone()))
+            .filter(|(_, taken)| *taken)
+            .map(|(segment, _)| segment.clone())
             .collect(),
         programs: observer.look(),
         dropped: [before.dropped, behind.dropped],

@@ -44,7 +44,7 @@ pub fn request(stream: &[u8]) -> Outcome<Request> {
         let len = method.len().min(stream.len());
         method[..len] == stream[..len]
     };
-    if !METHODS.iter().any(|method| begins(method)) {
+    if !METHODS.iter().any(begins) {
         return Outcome::NotThis;
     }
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];

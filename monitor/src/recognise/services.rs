@@ -68,7 +68,7 @@ impl Services {
         let header = reader
             .headers()
             .map_err(|error| wrong(1, error.to_string()))?;
-        if header != &["suffix", "service"][..] {
+        if header != ["suffix", "service"][..] {
             return Err(wrong(1, "the header line is suffix,service".to_owned()));
         }
         let mut by_suffix = HashMap::new();

@@ -434,7 +434,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
         };
         windows.counters_before = counters;
         windows.evicted_before = self.flows_evicted;
-        windows.empty = if self.tables.len() == 0 {
+        windows.empty = if self.tables.is_empty() {
             windows.empty + 1
         } else {
             0
