@@ -216,7 +216,7 @@ mod tests {
         let said = format!("{error:#}");
         assert!(
             said.ends_with(
-                ".jsonl:1: `gossip` is no record type: flow, session, cell, route, verdict, status"
+                ".jsonl:1: `gossip` is no record type: flow, session, cell, route, verdict, incident, status"
             ),
             "{said}"
         );

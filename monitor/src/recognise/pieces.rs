@@ -14,7 +14,7 @@ const RANGES_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Add {
     Taken,
-    /// It ends beyond [`MAX_BYTES`], or there are too many holes: nothing of it was kept.
+    /// It ends beyond 16 KiB, or there are too many holes: nothing of it was kept.
     Refused,
 }
 

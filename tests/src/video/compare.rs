@@ -30,10 +30,7 @@ pub struct Comparison {
     pub found: usize,
     /// ... with exactly their bytes.
     pub exact: usize,
-    /// Of the served, those that are no connection's first. With the first one come the end of the
-    /// handshake and session tickets: the packets do not say when it was asked for.
-    pub later: usize,
-    /// Of the later ones, those that took as long as the player says, to one round trip, and no
+    /// Those that took as long as the player says, to one round trip, and no
     /// less than nginx says ...
     pub timed: usize,
     /// ... even to a round trip of the idle path.
@@ -76,7 +73,6 @@ impl Comparison {
         let mut left: Vec<&Chunk> = flow.chunks.values().collect();
         for one in served {
             self.served += 1;
-            self.later += usize::from(!one.first);
             let distance = |chunk: &Chunk| (chunk.start - one.begin).abs();
             let nearest = left
                 .iter()
@@ -101,9 +97,7 @@ impl Comparison {
             } else {
                 self.example(one, format!("{} bytes", chunk.bytes));
             }
-            if !one.first {
-                self.times(one, chunk, rtt_s);
-            }
+            self.times(one, chunk, rtt_s);
         }
         self.besides += left.len();
     }
@@ -153,11 +147,11 @@ impl Comparison {
             ("with exactly their bytes", [self.exact, self.served]),
             (
                 "as long as the player says, to one RTT",
-                [self.timed, self.later],
+                [self.timed, self.served],
             ),
             (
                 "the same, to one RTT of the idle path",
-                [self.timed_closely, self.later],
+                [self.timed_closely, self.served],
             ),
         ]
         .map(|(what, [part, whole])| (what, part as f64 / whole.max(1) as f64, [part, whole]))

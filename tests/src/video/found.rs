@@ -34,8 +34,8 @@ pub struct Flow {
 /// One chunk of a record.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Chunk {
-    number: u32,
-    start_time: String,
+    pub(super) number: u32,
+    pub(super) start_time: String,
     /// From the request to the first byte, µs.
     pub first_byte_us: Option<u64>,
     /// From there to the ACK of the last one, µs.
