@@ -15,7 +15,7 @@ use crate::{
     conformance::{self, CAPTURES_VARIABLE},
     kernel::Kernel,
     lab::{self, Played, Programs, Routes, Scenario},
-    ladder, programs, setup,
+    programs, setup,
     vm::{self, Init, VmSpec},
 };
 
@@ -31,17 +31,21 @@ const TEST_UNDER_LOCKDOWN: &str = "load";
 /// The test executable that is about a service of systemd.
 const TEST_UNDER_SYSTEMD: &str = "service";
 /// Test executables that no kernel matters to.
-const TESTS_WITHOUT_KERNEL: [&str; 4] = ["replay", "fuzz", "mrt", "routing_captures"];
+const TESTS_WITHOUT_KERNEL: [&str; 7] = [
+    "accuracy",
+    "fuzz",
+    "mrt",
+    "policing",
+    "replay",
+    "routing_captures",
+    "sni",
+];
 const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
 const ONE_CPU: &str = "maxcpus=1";
 /// The test executable that is about several CPUs: it attaches before there is traffic.
 const TEST_ON_SEVERAL_CPUS: &str = "spread";
-
-/// The test executable that plays the HLS ladder, and the variable that tells it where that is.
-const TEST_WITH_VIDEO: &str = "video";
-const LADDER_VARIABLE: &str = "LASTMILE_LADDER";
 
 /// The scenario that is also played on the kernels that are not the default.
 const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
@@ -191,8 +195,7 @@ fn tests_here(cache: &Cache, names: &[String], tally: &mut Tally) -> Result<()> 
     }
     command
         .args(["--", "--show-output"])
-        .env("PATH", programs::path_with_programs(cache)?)
-        .env(LADDER_VARIABLE, ladder::folder(cache));
+        .env("PATH", programs::path_with_programs(cache)?);
     let failed_before = tally.failed;
     let success = stream(&mut command, tally)?;
     // A test that does not compile, or that dies, leaves no counts.
@@ -342,14 +345,11 @@ fn guest_spec(
             "--show-output".to_owned(),
             "--test-threads=1".to_owned(),
         ],
-        environment: vec![
-            ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
-            (LADDER_VARIABLE.to_owned(), vm::VIDEO.to_owned()),
-        ],
+        environment: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
         binaries: vec![binary],
         files,
         routers: false,
-        video: test.name == TEST_WITH_VIDEO,
+        video: false,
         streams: Vec::new(),
         time_limit: EXECUTABLE_LIMIT,
         out_dir: folder.join(format!("{}-{}", test.name, kernel.version())),
