@@ -15,7 +15,7 @@ use super::{Daemon, clock::Now};
 use crate::{
     capture::{
         ChunkNews, Report,
-        live::{Live, Memory, Pins, detach_filters, is_bpf_file_system},
+        live::{Hook, Live, Memory, Pins, detach_filters, is_bpf_file_system},
     },
     config::{Config, DEFAULT_BPF_DIRECTORY},
     flow::Secret,
@@ -27,6 +27,11 @@ pub fn load(config: &Config) -> Result<Live> {
     let options = config.into();
     let default = Path::new(DEFAULT_BPF_DIRECTORY);
     let pins = match &config.restart.bpf_directory {
+        // Filters that were replaced in place were seen to stay behind on 6.1, after a stop.
+        _ if Hook::of_this_kernel() == Hook::Clsact => {
+            tracing::info!("this kernel has no TCX links (6.6 has): nothing stays when this ends");
+            None
+        }
         Some(folder) => Some(Pins::open(folder)?),
         None if is_bpf_file_system(default).unwrap_or(false) => match Pins::open(default) {
             Ok(pins) => Some(pins),
