@@ -88,6 +88,27 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Judge the cell logs of any number of hosts (JSON lines, also compressed) as one site.
+    ///
+    /// One host is often too thin to tell whose congestion it is. The `cell` records of the same
+    /// window are merged over all hosts, and `verdict` and `incident` records go to standard
+    /// output. The logs may be named in any order, and in parts as logrotate leaves them: each must
+    /// be in the order of its windows. Baselines are learned from the logs alone, so give the days
+    /// before the one in question too. All windows must have one length.
+    ///
+    /// Hosts name clients by pseudonyms of their own, unless log.full_client_addresses is set: one
+    /// that several hosts served is several clients.
+    ///
+    /// Damaged lines are named on standard error and left out; everything else is judged, and the
+    /// exit code is 1.
+    #[command(after_help = EXIT_CODES)]
+    Judge {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Logs; `-` is standard input.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Print the JSON Schema of the log.
     Schema {
         /// Hold each line of these logs to the schema instead.
@@ -138,6 +159,13 @@ impl Cli {
                 Some(file) => replay::run(Config::load(&file)?, Attribution::On, &files),
                 None => replay::run(Config::default(), Attribution::Off, &files),
             },
+            Command::Judge {
+                config: ConfigFile { config },
+                files,
+            } => {
+                let (config, _) = Config::find(config.as_deref())?;
+                crate::judge::run(&config, &files)
+            }
             Command::Route {
                 address,
                 at,

@@ -25,6 +25,7 @@ pub mod daemon;
 pub mod engine;
 pub mod export;
 pub mod flow;
+pub mod judge;
 pub mod netlink;
 pub mod path;
 pub mod recognise;

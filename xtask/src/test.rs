@@ -31,9 +31,10 @@ const TEST_UNDER_LOCKDOWN: &str = "load";
 /// The test executable that is about a service of systemd.
 const TEST_UNDER_SYSTEMD: &str = "service";
 /// Test executables that no kernel matters to.
-const TESTS_WITHOUT_KERNEL: [&str; 7] = [
+const TESTS_WITHOUT_KERNEL: [&str; 8] = [
     "accuracy",
     "fuzz",
+    "judge",
     "mrt",
     "policing",
     "replay",

@@ -4,6 +4,7 @@
 
 pub mod judge;
 pub mod quic;
+pub mod verdicts;
 pub mod video;
 mod ways;
 
@@ -12,9 +13,9 @@ pub use ways::Memories;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use judge::Judge;
 use monitor_ebpf::flow::FlowKey;
 use quic::{QuicCell, QuicFlows, QuicWindow};
+use verdicts::{Beside, Engine};
 use video::{Counted, VideoFlows};
 use ways::Ways;
 
@@ -31,9 +32,8 @@ use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
 use crate::path::{Routes, UnitLengths};
 use crate::recognise::services::Services;
+use crate::verdict::LocalCounters;
 use crate::verdict::coverage::Coverage;
-use crate::verdict::incident::{Incidents, News};
-use crate::verdict::{self, LocalCounters};
 
 /// What was not seen in one window. Differences, not totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,11 +63,8 @@ pub struct Pipeline {
     flows: FlowTable,
     sessions: Sessions,
     ladder: Ladder,
-    judge: Judge,
+    engine: Engine,
     ways: Ways,
-    incidents: Incidents,
-    /// The first window that was judged: it tells the incidents of one process from another's.
-    first_window: Option<WindowSpan>,
     video: VideoFlows,
     quic: QuicFlows,
     /// What QUIC did since the last window.
@@ -88,9 +85,7 @@ impl Pipeline {
             flows,
             sessions: Sessions::default(),
             ladder,
-            judge: Judge::default(),
-            incidents: Incidents::default(),
-            first_window: None,
+            engine: Engine::default(),
             ways: Ways::new(unit_lengths(config)),
             video: VideoFlows::new(config),
             quic: QuicFlows::default(),
@@ -274,13 +269,13 @@ impl Pipeline {
 
     /// What was learned of cells that were of use in window `since` or later.
     pub fn learned(&self, since: u64) -> Vec<(CellKey, Memories)> {
-        self.judge.learned(since)
+        self.engine.judge.learned(since)
     }
 
     /// Takes what an earlier run learned. What it learned on another way is of no use for this
     /// one (see [`Memories`]).
     pub fn remember(&mut self, learned: Vec<(CellKey, Memories)>) {
-        self.judge.remember(learned);
+        self.engine.judge.remember(learned);
     }
 
     /// Ids of flows are made with this secret.
@@ -363,11 +358,6 @@ impl Pipeline {
             |block| flows.has_client_in(block),
         );
         records.extend(self.ways.summaries(end_us, &self.host));
-        let judged = self
-            .judge
-            .window(&cells, &window, missed, &self.ways, &self.config);
-        self.ways
-            .forget_moves(window.number, judge::span(&self.config.baseline));
         let (quic_only, none) = (Cell::default(), QuicCell::default());
         let only_quic = quic
             .cells
@@ -377,36 +367,33 @@ impl Pipeline {
             .cells
             .iter()
             .chain(only_quic.map(|key| (key, &quic_only)));
-        let context = self.context(end_us);
+        let all: Vec<_> = all
+            .map(|(key, cell)| (key, cell, quic.cells.get(key).unwrap_or(&none)))
+            .collect();
         let mut coverage = Coverage::default();
-        for (key, cell) in all {
-            let clients = judged.clients.get(key).map_or(&[][..], Vec::as_slice);
-            let usual = self
-                .judge
-                .usual(key, cell.route.as_ref(), &self.config.baseline);
-            let quic = quic.cells.get(key).unwrap_or(&none);
+        for (key, cell, quic) in &all {
             coverage.add(key, cell.totals().to_client.bytes, quic.bytes);
+        }
+        let beside = Beside {
+            missed,
+            local,
+            ports,
+            coverage: &coverage,
+        };
+        let concluded = self
+            .engine
+            .window(&cells, &window, &beside, &self.ways, &self.config);
+        self.ways
+            .forget_moves(window.number, judge::span(&self.config.baseline));
+        let context = self.context(end_us);
+        for (key, cell, quic) in all {
+            let clients = concluded.judgement.clients.get(key);
+            let clients = clients.map_or(&[][..], Vec::as_slice);
+            let settings = &self.config.baseline;
+            let usual = self.engine.judge.usual(key, cell.route.as_ref(), settings);
             records.push(context.cell(key, cell, quic, clients, usual.as_ref(), &window));
         }
-        let at = &self.config.verdict;
-        let verdicts: Vec<_> = verdict::decide(&judged.window, local, ports, at)
-            .into_iter()
-            .map(|verdict| coverage.limit(verdict, at))
-            .collect();
-        for verdict in &verdicts {
-            let tcp_share = coverage.tcp_share(&verdict.place);
-            records.push(context.verdict(verdict, &judged.window, missed, tcp_share, &window));
-        }
-        let span = judge::span(&self.config.baseline);
-        let news = self
-            .incidents
-            .window(&verdicts, &judged.window.votes, window.number, span);
-        let first_window = *self.first_window.get_or_insert(window);
-        let context = self.context(end_us);
-        records.extend(
-            news.iter()
-                .map(|(news, incident)| context.incident(*news, incident, &first_window)),
-        );
+        records.extend(concluded.records(&context, &window, &beside));
         let (flows, quic) = (&self.flows, &self.quic);
         self.video.forget(window.number, |key, generation| {
             let known = flows.get(key);
@@ -443,13 +430,7 @@ impl Pipeline {
                 .iter()
                 .map(|session| context.session(session, Ended::Shutdown)),
         );
-        if let Some(first_window) = &self.first_window {
-            let context = self.context(time_us);
-            let open = self.incidents.open();
-            records.extend(
-                open.map(|incident| context.incident(News::Changed, incident, first_window)),
-            );
-        }
+        records.extend(self.engine.open_incidents(&self.context(time_us)));
         if reason.is_some() {
             self.flows = FlowTable::default();
         }
@@ -466,6 +447,7 @@ impl Pipeline {
             time_us,
             full_client_addresses: self.config.log.full_client_addresses,
             ladder: &self.ladder,
+            secret: self.flows.secret(),
         }
     }
 
@@ -478,8 +460,8 @@ impl Pipeline {
     ) -> Record {
         let usual = flow.location.as_ref().and_then(|location| {
             let settings = &self.config.baseline;
-            self.judge
-                .usual(&location.into(), Some(&location.route), settings)
+            let judge = &self.engine.judge;
+            judge.usual(&location.into(), Some(&location.route), settings)
         });
         let class = self.video.class(flow);
         self.context(time_us)
@@ -535,4 +517,4 @@ impl WindowSpan {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

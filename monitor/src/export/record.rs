@@ -12,8 +12,11 @@ use super::Timestamp;
 use super::chunks::{ChunkRecord, ChunksRecord, SessionRecord};
 use crate::engine::video::VideoReason;
 use crate::flow::{CloseReason, Vantage};
+use crate::path::ports::{InterconnectPorts, PortWindow};
 use crate::path::{Connectivity, Source};
-use crate::verdict::{Alternative, Evidence, Inconclusive, Limit, Mechanism, Segment};
+use crate::verdict::{
+    Alternative, DeviceCounters, Evidence, Inconclusive, Limit, Mechanism, Segment,
+};
 
 /// The schema's version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -341,6 +344,55 @@ pub struct CellRecord {
     /// A source that its way is known from has gone silent: it votes for nobody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub route_stale: bool,
+    /// Its way: where a part of it differs, it is compared with another past. `null`: not known.
+    #[serde(default)]
+    pub way: Option<CellWayRecord>,
+    /// Each client's part, from which `judge` judges; sorted by `client`.
+    #[serde(default)]
+    pub client_list: Vec<ClientRecord>,
+}
+
+/// The way of a cell's traffic, as far as that is not in the cell itself.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(deny_unknown_fields)]
+pub struct CellWayRecord {
+    pub peer_asn: Option<u32>,
+    /// The next hop, or the neighbour's address on the BGP session.
+    #[schemars(with = "Option<String>")]
+    pub next_hop: Option<IpAddr>,
+    pub as_path_middle: Vec<u32>,
+    /// Egress interface, where this host's own routes told.
+    pub interface: Option<String>,
+    /// What its interconnect shares with others.
+    pub risk_groups: Vec<String>,
+}
+
+/// One client's part of a cell: the figures that are judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientRecord {
+    /// 16 hexadecimal digits, keyed by a secret of the process, or the address where addresses are
+    /// logged in full.
+    pub client: String,
+    /// Flows that did something.
+    pub observations: u64,
+    pub segments: u64,
+    /// Beyond us.
+    pub lost_segments: u64,
+    pub ce_marked_segments: u64,
+    /// Sent into a full receive window.
+    pub rwnd_limited_segments: u64,
+    pub acked_bytes: u64,
+    pub busy_us: u64,
+    /// Busy periods that ended.
+    pub bursts: u64,
+    pub handshake_rtt_min_us: Option<u32>,
+    pub rtt_min_us: Option<u32>,
+    pub rtt_max_us: Option<u32>,
+    /// As in the cell.
+    pub rtt_bins: BTreeMap<u32, u32>,
 }
 
 /// What QUIC (UDP/443) did beside the TCP of a cell.
@@ -405,6 +457,21 @@ pub struct VerdictRecord {
     #[serde(default)]
     pub tcp_share: Option<f64>,
     pub missed: MissedRecord,
+    /// With the first verdict of a window: what is known of the window beside its cells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<InputsRecord>,
+}
+
+/// What verdicts are made of beside cells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InputsRecord {
+    pub reports_received: u64,
+    /// What our devices counted; `null`: not read.
+    pub devices: Option<Vec<DeviceCounters>>,
+    /// What our ports counted, by interconnect; `null`: none is read.
+    #[schemars(with = "Option<BTreeMap<String, PortWindow>>")]
+    pub ports: Option<InterconnectPorts>,
 }
 
 /// Consecutive verdicts about the same place.

@@ -4,18 +4,19 @@ use std::net::IpAddr;
 
 use super::Timestamp;
 use super::record::{
-    CellRecord, CellType, ClientAddress, DirectionRecord, FlowEvent, FlowRecord, FlowType,
-    IncidentEvent, IncidentRecord, IncidentType, MissedRecord, PathRecord, QuicRecord,
-    QuicServiceRecord, Record, Recurrence, RttSource, ScopeRecord, SlowStart, VerdictRecord,
-    VerdictType, Version,
+    CellRecord, CellType, CellWayRecord, ClientAddress, ClientRecord, DirectionRecord, FlowEvent,
+    FlowRecord, FlowType, IncidentEvent, IncidentRecord, IncidentType, InputsRecord, MissedRecord,
+    PathRecord, QuicRecord, QuicServiceRecord, Record, Recurrence, RttSource, ScopeRecord,
+    SlowStart, VerdictRecord, VerdictType, Version,
 };
-use crate::cell::{Cell, CellKey};
+use crate::cell::{Cell, CellKey, ClientTotals};
+use crate::engine::WindowSpan;
 use crate::engine::quic::QuicCell;
+use crate::engine::verdicts::Beside;
 use crate::engine::video::Class;
-use crate::engine::{Missed, WindowSpan};
 use crate::flow::baseline::{STANDING_QUANTILE, Usual};
-use crate::flow::{CloseReason, Flow, Totals, Vantage};
-use crate::path::{self, Location};
+use crate::flow::{CloseReason, Flow, Secret, Totals, Vantage};
+use crate::path::{self, Location, Route};
 use crate::verdict::coverage;
 use crate::verdict::incident::{Incident, News, Scope};
 use crate::verdict::{Client, Limit, Verdict, Window, receiver_limited};
@@ -29,6 +30,8 @@ pub struct Context<'a> {
     pub full_client_addresses: bool,
     /// The rates that chunks are tested for, bit/s.
     pub ladder: &'a [u64],
+    /// Keys the names of clients whose addresses are not logged.
+    pub secret: Secret,
 }
 
 /// Part of its life that a flow has nothing outstanding when its sender is what limits it.
@@ -149,19 +152,51 @@ impl Context<'_> {
             quic: (quic.flows > 0).then(|| quic_record(quic)),
             route_changed: cell.rerouted,
             route_stale: cell.is_stale(),
+            way: cell.route.as_deref().map(way_record),
+            client_list: self.client_list(cell),
         }))
     }
 
-    /// One verdict's record; `tcp_share` is how much of the video at its place TCP carried.
+    /// Each client's part of a cell.
+    fn client_list(&self, cell: &Cell) -> Vec<ClientRecord> {
+        let record = |(address, client): (&IpAddr, &ClientTotals)| {
+            let totals = &client.to_client;
+            ClientRecord {
+                client: if self.full_client_addresses {
+                    address.to_string()
+                } else {
+                    format!("{:016x}", self.secret.pseudonym(*address))
+                },
+                observations: client.observations,
+                segments: totals.segments,
+                lost_segments: totals.lost_segments(),
+                ce_marked_segments: totals.ce_marked_segments,
+                rwnd_limited_segments: totals.rwnd_limited_segments,
+                acked_bytes: totals.acked_bytes,
+                busy_us: totals.busy_us,
+                bursts: totals.bursts,
+                handshake_rtt_min_us: client.handshake_rtt_us,
+                rtt_min_us: totals.rtt_min_us,
+                rtt_max_us: totals.rtt_max_us,
+                rtt_bins: totals.rtt.bins().collect(),
+            }
+        };
+        let mut list: Vec<ClientRecord> = cell.clients.iter().map(record).collect();
+        // The order of addresses would tell something about them.
+        list.sort_by(|one, other| one.client.cmp(&other.client));
+        list
+    }
+
+    /// One verdict's record; `inputs` go with the first of a window.
     pub fn verdict(
         &self,
         verdict: &Verdict,
         judged: &Window,
-        missed: &Missed,
-        tcp_share: Option<f64>,
         window: &WindowSpan,
+        beside: &Beside<'_>,
+        inputs: Option<InputsRecord>,
     ) -> Record {
-        let place = &verdict.place;
+        let (place, missed) = (&verdict.place, beside.missed);
         Record::Verdict(Box::new(VerdictRecord {
             schema: Version::One,
             r#type: VerdictType::Name,
@@ -184,7 +219,7 @@ impl Context<'_> {
             rejected: verdict.rejected.clone(),
             open: verdict.open.clone(),
             observations: verdict.observations,
-            tcp_share,
+            tcp_share: beside.coverage.tcp_share(place),
             missed: MissedRecord {
                 reports_lost: missed.reports_lost,
                 flows_evicted: missed.flows_evicted,
@@ -196,6 +231,7 @@ impl Context<'_> {
                 clients_route_changed: judged.route_changed,
                 clients_route_stale: judged.route_stale,
             },
+            inputs,
         }))
     }
 
@@ -270,6 +306,16 @@ pub(super) fn path_record(location: &Location) -> PathRecord {
         interconnect: location.route.interconnect.to_string(),
         next_hop: location.route.next_hop,
         peer_asn: location.route.peer_asn,
+    }
+}
+
+fn way_record(route: &Route) -> CellWayRecord {
+    CellWayRecord {
+        peer_asn: route.peer_asn,
+        next_hop: route.next_hop.or(route.peer_address),
+        as_path_middle: route.as_path_middle.to_vec(),
+        interface: route.interface.as_deref().map(str::to_owned),
+        risk_groups: route.risk_groups.iter().map(|it| it.to_string()).collect(),
     }
 }
 

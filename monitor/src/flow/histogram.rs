@@ -1,6 +1,6 @@
 //! RTT distributions in the kernel's bins: 64 of them, four an octave from 64 µs.
 
-use monitor_ebpf::flow::{RTT_BINS, rtt_bin_edges};
+use monitor_ebpf::flow::{RTT_BINS, rtt_bin, rtt_bin_edges};
 
 /// Counts of RTT samples by the kernel's bins; mergeable by addition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,22 @@ impl Default for RttHistogram {
 }
 
 impl RttHistogram {
+    /// The histogram that [`Self::bins`] tells of.
+    ///
+    /// # Errors
+    /// The first edge that is no bin's.
+    pub fn from_bins(bins: impl IntoIterator<Item = (u32, u32)>) -> Result<Self, u32> {
+        let mut histogram = Self::default();
+        for (lower_us, count) in bins {
+            let bin = rtt_bin(lower_us);
+            if rtt_bin_edges(bin).0 != lower_us {
+                return Err(lower_us);
+            }
+            histogram.bins[bin] = histogram.bins[bin].saturating_add(count);
+        }
+        Ok(histogram)
+    }
+
     /// Adds what was counted from `before` to `after`, two readings of wrapping bins.
     pub fn add_difference(&mut self, before: &[u16; RTT_BINS], after: &[u16; RTT_BINS]) {
         for ((bin, before), after) in self.bins.iter_mut().zip(before).zip(after) {
@@ -105,7 +121,6 @@ impl RttHistogram {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use monitor_ebpf::flow::rtt_bin;
     use proptest::prelude::*;
 
     fn of(samples: &[u32]) -> RttHistogram {
@@ -121,6 +136,11 @@ mod tests {
     #[test]
     fn nothing_has_no_quantile() {
         assert_eq!(RttHistogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_bin_that_is_none_of_ours_is_refused() {
+        assert_eq!(RttHistogram::from_bins([(0, 1), (80, 1), (81, 1)]), Err(81));
     }
 
     #[test]
@@ -176,6 +196,12 @@ mod tests {
         ) {
             let estimate = of(&samples).quantile(q).expect("there are samples");
             prop_assert_eq!(rtt_bin(estimate), rtt_bin(exact(&mut samples, q)));
+        }
+
+        #[test]
+        fn bins_tell_all_of_it(samples in prop::collection::vec(0u32..10_000_000, 0..100)) {
+            let histogram = of(&samples);
+            prop_assert_eq!(RttHistogram::from_bins(histogram.bins()), Ok(histogram));
         }
 
         #[test]

@@ -11,7 +11,7 @@
 //! A client that is not known yet is one of its neighbours, and as far away as any of them may be:
 //! the cell's best windows may have been those of its nearest homes alone.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,8 @@ impl Lesson {
 /// The clients of one cell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Own {
-    clients: HashMap<IpAddr, Memory>,
+    /// In an order, so that the same past always gives the same figures, to the last bit.
+    clients: BTreeMap<IpAddr, Memory>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

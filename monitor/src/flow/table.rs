@@ -120,6 +120,14 @@ impl Secret {
         (key, generation).hash(&mut hasher);
         hasher.finish()
     }
+
+    /// A client's name where its address is not to be told: the same in every window.
+    pub fn pseudonym(&self, client: IpAddr) -> u64 {
+        let [first, second] = self.0;
+        let mut hasher = SipHasher24::new_with_keys(first, second);
+        ("client", client).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Flows that took another way: what they shared before and share now.
@@ -324,6 +332,10 @@ impl FlowTable {
     /// Ids are made with this secret from now on.
     pub fn set_secret(&mut self, secret: Secret) {
         self.secret = secret;
+    }
+
+    pub fn secret(&self) -> Secret {
+        self.secret
     }
 
     /// Forgets a flow. `None` if it was not known, or closed already.

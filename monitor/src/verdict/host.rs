@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::finding::{Evidence, Finding, Place};
 use super::interconnect;
 use super::scene::{Scene, Tally, tallies};
@@ -22,8 +25,10 @@ pub struct LocalCounters {
 }
 
 /// One device through which watched traffic leaves.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceCounters {
+    #[schemars(with = "String")]
     pub interface: Arc<str>,
     pub sent_bytes: u64,
     pub sent_packets: u64,

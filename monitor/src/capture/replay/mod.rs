@@ -28,6 +28,7 @@ mod stream;
 mod tables;
 
 pub use file::{Capture, CaptureError, CapturedPacket, read};
+pub(crate) use input::{BytesRead, open};
 pub use link::LinkType;
 pub use packet::{Captured, Hook};
 pub use run::run;

@@ -365,6 +365,7 @@ impl<S: FnMut(&[Record]) -> Result<()>> Stream<S> {
                         time_us,
                         full_client_addresses: true,
                         ladder: &self.config.chunks.ladder(),
+                        secret: flows.secret(),
                     };
                     let class = video.class(&flow);
                     let record = context.flow(&flow, &class, FlowEvent::Close, Some(reason), None);

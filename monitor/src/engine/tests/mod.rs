@@ -4,7 +4,7 @@
 mod faults;
 mod routes;
 mod sessions;
-mod site;
+pub mod site;
 mod video;
 
 use std::collections::BTreeSet;

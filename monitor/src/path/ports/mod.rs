@@ -17,6 +17,9 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// Readings kept of one port: an hour of one every 15 s.
 const MAX_READINGS: usize = 240;
 /// Readings further apart than this say nothing about a window of a minute: what happened in it
@@ -67,7 +70,8 @@ pub struct PortHistory {
 }
 
 /// What a port did in one window, as far as readings cover it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PortWindow {
     /// Part of the window between two usable readings.
     pub covered: f64,
@@ -124,7 +128,7 @@ impl PortWindow {
 
 /// What is known about the ports of the interconnects in one window, by interconnect. One that is
 /// not there has no port configured.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InterconnectPorts(pub BTreeMap<Arc<str>, PortWindow>);
 
 impl InterconnectPorts {

@@ -1,0 +1,116 @@
+//! From the cells of a window to its verdicts and incidents, and to their records: the same for
+//! the daemon, for a capture and for the logs of several hosts.
+
+use super::judge::{self, Judge, Judgement, Moves};
+use super::{Missed, WindowSpan};
+use crate::cell::Cells;
+use crate::config::Config;
+use crate::export::Record;
+use crate::export::record::InputsRecord;
+use crate::export::render::Context;
+use crate::path::ports::InterconnectPorts;
+use crate::verdict::coverage::Coverage;
+use crate::verdict::incident::{Incident, Incidents, News};
+use crate::verdict::{self, LocalCounters, Verdict};
+
+/// What is known of a window beside its cells.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    pub missed: &'a Missed,
+    /// What our own devices counted; `None`: not read.
+    pub local: Option<&'a LocalCounters>,
+    /// What our ports counted; `None`: not read.
+    pub ports: Option<&'a InterconnectPorts>,
+    /// How much of the video TCP carried.
+    pub coverage: &'a Coverage,
+}
+
+impl Beside<'_> {
+    /// As it is logged.
+    pub fn record(&self) -> InputsRecord {
+        InputsRecord {
+            reports_received: self.missed.reports_received,
+            devices: self.local.map(|local| local.devices.clone()),
+            ports: self.ports.cloned(),
+        }
+    }
+}
+
+/// What is remembered from window to window: what is usual, and what is under way.
+#[derive(Debug, Default)]
+pub struct Engine {
+    pub judge: Judge,
+    incidents: Incidents,
+    /// The first window that was judged: it tells the incidents of one process from another's.
+    first_window: Option<WindowSpan>,
+}
+
+/// What one window came to.
+pub struct Conclusions {
+    pub judgement: Judgement,
+    /// At least one.
+    pub verdicts: Vec<Verdict>,
+    news: Vec<(News, Incident)>,
+    first_window: WindowSpan,
+}
+
+impl Engine {
+    /// Judges a window. Windows come in order.
+    pub fn window(
+        &mut self,
+        cells: &Cells,
+        window: &WindowSpan,
+        beside: &Beside<'_>,
+        moves: &impl Moves,
+        config: &Config,
+    ) -> Conclusions {
+        let judgement = self
+            .judge
+            .window(cells, window, beside.missed, moves, config);
+        let at = &config.verdict;
+        let verdicts: Vec<_> = verdict::decide(&judgement.window, beside.local, beside.ports, at)
+            .into_iter()
+            .map(|verdict| beside.coverage.limit(verdict, at))
+            .collect();
+        let span = judge::span(&config.baseline);
+        let news = self
+            .incidents
+            .window(&verdicts, &judgement.window.votes, window.number, span);
+        Conclusions {
+            judgement,
+            verdicts,
+            news,
+            first_window: *self.first_window.get_or_insert(*window),
+        }
+    }
+
+    /// The incidents that are under way, as they are at the end.
+    pub fn open_incidents(&self, context: &Context<'_>) -> Vec<Record> {
+        let Some(first_window) = &self.first_window else {
+            return Vec::new();
+        };
+        let open = self.incidents.open();
+        open.map(|incident| context.incident(News::Changed, incident, first_window))
+            .collect()
+    }
+}
+
+impl Conclusions {
+    /// The verdicts, and then what became of the incidents.
+    pub fn records<'a>(
+        &'a self,
+        context: &'a Context<'_>,
+        window: &'a WindowSpan,
+        beside: &'a Beside<'_>,
+    ) -> impl Iterator<Item = Record> + 'a {
+        let verdicts = self.verdicts.iter().enumerate().map(move |(at, verdict)| {
+            let inputs = (at == 0).then(|| beside.record());
+            context.verdict(verdict, &self.judgement.window, window, beside, inputs)
+        });
+        let incidents = self
+            .news
+            .iter()
+            .map(|(news, incident)| context.incident(*news, incident, &self.first_window));
+        verdicts.chain(incidents)
+    }
+}
