@@ -32,9 +32,9 @@ use support::{
 /// Restarts under one transfer.
 const KILLS: u32 = 10;
 /// A transfer that outlasts them, with losses at its queue.
-const QUEUE: &str = "tbf rate 20mbit burst 16kb limit 30kb";
-/// Both hooks are looked at this often.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+const QUEUE: &str = "tbf rate 5mbit burst 16kb limit 30kb";
+/// Both hooks are looked at this often: an emulated CPU has to load programs besides.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const CHUNK: usize = 16 << 10;
 
 /// A connection that sends until it is told to stop.
