@@ -66,6 +66,18 @@ pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
         .collect())
 }
 
+/// The program of this name that a build left.
+///
+/// # Errors
+/// When it left none.
+pub fn binary(built: &[Executable], name: &str) -> Result<PathBuf> {
+    built
+        .iter()
+        .find(|executable| executable.name == name && !executable.test)
+        .map(|executable| executable.path.clone())
+        .with_context(|| format!("cargo built no {name}"))
+}
+
 /// A copy of an executable in `folder` without debug information, which is nine tenths of it and
 /// would only fill a virtual machine's memory.
 ///

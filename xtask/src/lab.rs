@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     cache::Cache,
-    cargo,
+    cargo::{self, Executable},
     kernel::Kernel,
     process::output_of,
     programs::Bundle,
@@ -99,16 +99,17 @@ impl Programs {
         let packages = ["--package", "lastmile", "--package", "lastmile-lab"];
         let built =
             cargo::build(&[&["build", "--release", "--bins"], packages.as_slice()].concat())?;
-        let named = |name: &str| {
-            built
-                .iter()
-                .find(|executable| executable.name == name)
-                .map(|executable| executable.path.clone())
-                .with_context(|| format!("cargo built no {name}"))
-        };
+        Self::among(&built)
+    }
+
+    /// Those that a build left.
+    ///
+    /// # Errors
+    /// When it left one of them not.
+    pub fn among(built: &[Executable]) -> Result<Self> {
         Ok(Self {
-            lastmile: named("lastmile")?,
-            lab: named("lab")?,
+            lastmile: cargo::binary(built, "lastmile")?,
+            lab: cargo::binary(built, "lab")?,
         })
     }
 }

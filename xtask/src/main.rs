@@ -177,9 +177,11 @@ fn run(task: Task) -> Result<ExitCode> {
         } => lab::run(&scenario, routes, kernel),
         Task::Video { kernel } => video::run(kernel),
         Task::Test { names } => test::run(&names),
-        Task::Conformance { folder, write_docs } => {
-            conformance::run(&conformance::Request { folder, write_docs })
-        }
+        Task::Conformance { folder, write_docs } => conformance::run(&conformance::Request {
+            folder,
+            lastmile: None,
+            write_docs,
+        }),
         Task::Bench {
             subject: bench::Subject::Replay,
             arguments,

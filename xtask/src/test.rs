@@ -137,13 +137,16 @@ pub fn run(names: &[String]) -> Result<ExitCode> {
     if names.is_empty() {
         checks(&mut tally)?;
     }
+    let built = build(names, &mut tally);
     tests_here(&cache, names, &mut tally)?;
-    if names.is_empty() {
-        captures(&mut tally);
-    }
-    tests_in_machines(&cache, names, &mut tally);
-    if names.is_empty() {
-        scenarios(&cache, &mut tally)?;
+    if let Some(built) = built {
+        if names.is_empty() {
+            captures(&built, &mut tally);
+        }
+        tests_in_machines(&cache, &built, names, &mut tally);
+        if names.is_empty() {
+            scenarios(&cache, &built, &mut tally)?;
+        }
     }
 
     println!();
@@ -181,6 +184,18 @@ fn checks(tally: &mut Tally) -> Result<()> {
         tally.end(status.success());
     }
     Ok(())
+}
+
+/// Builds everything once: a build of fewer packages has other features, and builds them again.
+fn build(names: &[String], tally: &mut Tally) -> Option<Vec<Executable>> {
+    tally.begin("build");
+    let packages: &[&str] = if names.is_empty() {
+        &["--workspace"]
+    } else {
+        &["--package", PACKAGE]
+    };
+    let result = cargo::build(&[&["build", "--all-targets"], packages].concat());
+    or_failure(tally, result)
 }
 
 /// `cargo test`, with what the cache holds behind everything else in PATH.
@@ -225,31 +240,29 @@ fn stream(command: &mut Command, tally: &mut Tally) -> Result<bool> {
 }
 
 /// What replay says of captures, against tshark and tcptrace.
-fn captures(tally: &mut Tally) {
+fn captures(built: &[Executable], tally: &mut Tally) {
     tally.begin("conformance");
     if std::env::var_os(CAPTURES_VARIABLE).is_none() {
         println!("{SKIP_MARK} {CAPTURES_VARIABLE} names no folder of captures");
         tally.skipped += 1;
         return;
     }
-    let result = conformance::run(&conformance::Request::default());
+    let result = cargo::binary(built, PACKAGE).and_then(|lastmile| {
+        conformance::run(&conformance::Request {
+            lastmile: Some(lastmile),
+            ..conformance::Request::default()
+        })
+    });
     if let Some(code) = or_failure(tally, result) {
         tally.end(code == ExitCode::SUCCESS);
     }
 }
 
 /// The daemon's own tests, which load its programs, in each kernel.
-fn tests_in_machines(cache: &Cache, names: &[String], tally: &mut Tally) {
-    tally.begin("building tests for virtual machines");
-    let Some(built) = or_failure(
-        tally,
-        cargo::build(&["test", "--package", PACKAGE, "--no-run"]),
-    ) else {
-        return;
-    };
-    let (tests, programs): (Vec<_>, Vec<_>) =
-        built.into_iter().partition(|executable| executable.test);
-    let wanted = |test: &&Executable| {
+fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tally: &mut Tally) {
+    let of_package = built.iter().filter(|built| built.package == PACKAGE);
+    let (tests, programs): (Vec<_>, Vec<_>) = of_package.partition(|built| built.test);
+    let wanted = |test: &&&Executable| {
         test.integration
             && !test.name.starts_with(TESTS_WITH_DAEMONS)
             && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
@@ -280,7 +293,7 @@ fn test_in_machine(
     kernel: Kernel,
     kernel_arguments: &[&str],
     test: &Executable,
-    programs: &[Executable],
+    programs: &[&Executable],
     tally: &mut Tally,
 ) {
     let name = [
@@ -319,7 +332,7 @@ fn guest_spec(
     kernel: Kernel,
     kernel_arguments: &[&str],
     test: &Executable,
-    programs: &[Executable],
+    programs: &[&Executable],
 ) -> Result<VmSpec> {
     let folder = cargo::workspace().join("target/vm-tests");
     let binary = cargo::without_debug_information(&test.path, &folder)?;
@@ -357,9 +370,9 @@ fn guest_spec(
     })
 }
 
-fn scenarios(cache: &Cache, tally: &mut Tally) -> Result<()> {
-    tally.begin("building the lab");
-    let Some(programs) = or_failure(tally, Programs::build()) else {
+fn scenarios(cache: &Cache, built: &[Executable], tally: &mut Tally) -> Result<()> {
+    tally.begin("the lab's programs");
+    let Some(programs) = or_failure(tally, Programs::among(built)) else {
         return Ok(());
     };
     let scenarios = Scenario::all()?;

@@ -38,6 +38,8 @@ const NOT_UNDERSTOOD: &str = "of link type";
 pub struct Request {
     /// `None`: [`FOLDERS`] of [`CAPTURES_VARIABLE`].
     pub folder: Option<PathBuf>,
+    /// The command to compare with them; `None`: what cargo builds.
+    pub lastmile: Option<PathBuf>,
     /// Put the tables into docs/measurement.md.
     pub write_docs: bool,
 }
@@ -72,7 +74,10 @@ pub fn run(request: &Request) -> Result<ExitCode> {
     let captures = wanted(request)?;
     let cache = setup::ensure(&[Requirement::BpfToolchain, Requirement::Analysers])?;
     let analysers = Analysers::find(&cache)?;
-    let lastmile = lastmile()?;
+    let lastmile = match &request.lastmile {
+        Some(built) => built.clone(),
+        None => lastmile()?,
+    };
     let scratch = Scratch::new()?;
     let start = Instant::now();
     let mut report = Report::new(analysers.versions()?);
@@ -118,11 +123,8 @@ fn wanted(request: &Request) -> Result<Vec<Capture>> {
 
 /// Builds the daemon's own command.
 fn lastmile() -> Result<PathBuf> {
-    cargo::build(&["build", "--package", "lastmile", "--bin", "lastmile"])?
-        .into_iter()
-        .find(|built| built.name == "lastmile" && !built.test)
-        .map(|built| built.path)
-        .context("the build left no lastmile")
+    let built = cargo::build(&["build", "--package", "lastmile", "--bin", "lastmile"])?;
+    cargo::binary(&built, "lastmile")
 }
 
 /// A folder for copies and graphs, removed at the end.
