@@ -20,6 +20,9 @@ const RTT_BIN_FIRST_OCTAVE: u32 = 6;
 /// 2 % loss); what does not fit is counted in [`Half::gaps_overflowed`].
 pub const GAPS: usize = 8;
 
+/// Ranges that arrived out of order and are remembered a direction: as many as holes.
+pub const SACKED: usize = GAPS;
+
 /// [`Half::stamp_clock`]: µs a value in the lower 24 bits (RFC 7323, 5.4, has no clock slower
 /// than 1 s), above them how often the time it was measured over has doubled.
 pub const STAMP_CLOCK_MASK: u32 = 0xff_ffff;
@@ -321,6 +324,9 @@ pub struct Half {
     pub gaps_forgotten: u32,
     /// When our window opened again after it was closed, coarse, in ticks.
     pub reopened: u32,
+    /// What of the other direction's data has arrived before older data did, as our SACK blocks
+    /// said: start << 32 | end; equal: free. Each is read by the other direction as one word.
+    pub sacked: [u64; SACKED],
     /// The chunk that our data is in.
     pub chunk: Chunk,
 }
@@ -349,6 +355,8 @@ pub mod half_flags {
     pub const TIMESTAMPS: u32 = 1 << 11;
     /// The SYN permitted SACK.
     pub const SACK_PERMITTED: u32 = 1 << 12;
+    /// Something is in [`Half::sacked`](super::Half::sacked).
+    pub const SACKS: u32 = 1 << 13;
     /// No more pieces of what this client said first are handed on (see `hello`); bits 28 to 30
     /// count them.
     pub const HELLO_DONE: u32 = 1 << 31;
@@ -512,6 +520,7 @@ impl Half {
         rtt_bins: [0; RTT_BINS],
         gaps_forgotten: 0,
         reopened: 0,
+        sacked: [0; SACKED],
         chunk: Chunk::EMPTY,
     };
 
@@ -538,8 +547,8 @@ impl Half {
 // The layout is what the kernel's map, the ring buffer and the daemon share.
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<SocketFigures>() == 56);
-const _: () = assert!(size_of::<Half>() == 576 && align_of::<Half>() == 64);
-const _: () = assert!(size_of::<FlowState>() == 1280 && align_of::<FlowState>() == 64);
+const _: () = assert!(size_of::<Half>() == 640 && align_of::<Half>() == 64);
+const _: () = assert!(size_of::<FlowState>() == 1408 && align_of::<FlowState>() == 64);
 
 /// The bin of an RTT of `rtt_us`: four an octave, linear within the octave. Below 64 µs is bin
 /// 0, above 4.2 s the last one.

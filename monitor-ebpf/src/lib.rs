@@ -28,6 +28,7 @@ pub mod options;
 pub mod packet;
 pub mod quic;
 mod rtt;
+mod sack;
 pub mod select;
 pub mod sequence;
 mod timer;

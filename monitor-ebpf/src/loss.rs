@@ -1,10 +1,10 @@
 //! Which side of us a retransmitted segment was lost on.
 //!
-//! Rules: already acknowledged: spurious; seen here before: lost downstream; fills a hole that
-//! never crossed here: lost upstream if it was sent after the packet that opened the hole, which
-//! its timestamp says (RFC 7323), else it is that hole's own packet and was only late. Without
-//! timestamps late is what fills a hole younger than half an RTT. `tests/loss_side.rs` holds them
-//! against the drop log of real queues.
+//! Rules: already acknowledged, if only selectively ([`crate::sack`]): spurious; seen here before:
+//! lost downstream; fills a hole that never crossed here: lost upstream if it was sent after the
+//! packet that opened the hole, which its timestamp says (RFC 7323), else it is that hole's own
+//! packet and was only late. Without timestamps late is what fills a hole younger than half an
+//! RTT. `tests/loss_side.rs` holds them against the drop log of real queues.
 
 use crate::{
     flow::{GAPS, Gap, Half, half_flags as is},

@@ -8,7 +8,7 @@ use crate::{
     flow::{FlowState, Half, STAMP_CLOCK_MASK, STAMP_DOUBLINGS_SHIFT, half_flags as is},
     loss, options,
     packet::{Segment, tcp_flags},
-    rtt,
+    rtt, sack,
     select::Settings,
     sequence::{distance, high, low, micros, pack, ticks, ticks_to_micros},
     timer::{Repetition, Timer, timer},
@@ -260,9 +260,7 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
     }
     own.acked = pack(ack, window);
     own.flags |= is::ACK_KNOWN;
-    if segment.options & options::SACK_FIRST != 0 {
-        duplicate_sack(own, peer, segment);
-    }
+    sack::read(own, peer, segment);
 }
 
 /// Whether an ACK is of data that cannot have been sent: further beyond what was seen here than
@@ -343,24 +341,6 @@ fn window(own: &mut Half, peer: &Half, segment: &Segment) -> u32 {
         0
     };
     u32::from(segment.window) << shift
-}
-
-/// RFC 2883: the first block reports a duplicate if it lies below the ACK or within the second.
-#[inline(always)]
-fn duplicate_sack(own: &mut Half, peer: &Half, segment: &Segment) {
-    let [first, second] = segment.sack;
-    let below = distance(first.end, segment.acknowledgment) >= 0;
-    let within = segment.options & options::SACK_SECOND != 0
-        && distance(second.start, first.start) >= 0
-        && distance(first.end, second.end) >= 0;
-    let len = distance(first.start, first.end);
-    // What Linux reports of a keep-alive's byte is no segment.
-    let keep_alive = len == 1 && peer.probes != 0;
-    if (below || within) && len > 0 && !keep_alive {
-        let mss = peer.mss.max(1);
-        let segments = (len as u32).wrapping_add(mss - 1) / mss;
-        own.dsacks = own.dsacks.wrapping_add(segments);
-    }
 }
 
 /// RTT by timestamps, for a direction that only acknowledges: from the first packet with a new
@@ -627,7 +607,7 @@ fn again<C: Clock>(
         Some(ack) => distance(end, ack) >= 0,
         None => false,
     };
-    if already_acked {
+    if already_acked || sack::has_arrived(peer, start, end) {
         own.spurious_segments = own.spurious_segments.wrapping_add(count);
     } else if let Some(noticed) = loss::fill_gap(own, start, end) {
         let late = if own.has(is::TIMESTAMPS) {

@@ -68,7 +68,7 @@ pub struct Truth {
     /// Sent before, and what is above them passed before them.
     pub retransmitted_segments: u32,
     pub retransmitted_bytes: u64,
-    /// Of these: passed before, and an ACK of them had passed too.
+    /// Of these: passed before, and an ACK of them had passed too, or a SACK block with them.
     pub spurious: u32,
     /// Passed before, and no ACK of them yet.
     pub downstream: u32,
@@ -81,6 +81,8 @@ pub struct Truth {
     pub timeouts: u16,
     /// Segments that the client reported as received twice.
     pub dsacks: u32,
+    /// Ranges that blocks which passed had told of, and no ACK yet: the most at a time.
+    pub sacked_ranges_max: usize,
     /// Bytes the client acknowledged, SYN and FIN included.
     pub acked_bytes: u64,
 }
@@ -155,6 +157,8 @@ struct Segment {
     /// The server was told so.
     sacked: bool,
     passed_tap: bool,
+    /// The tap was told so.
+    tap_sacked: bool,
     arrived: bool,
 }
 
@@ -435,8 +439,11 @@ impl<'a> Connection<'a> {
                 Cause::Probe => self.truth.tail_loss_probes += 1,
                 Cause::Timeout => self.truth.timeouts += 1,
             }
-            let class = match (self.segments[first as usize].passed_tap, burst.again) {
-                (true, _) if first + count <= self.tap_acked => &mut self.truth.spurious,
+            let segments = &self.segments[first as usize..(first + count) as usize];
+            let has_arrived = first + count <= self.tap_acked
+                || segments.iter().all(|segment| segment.tap_sacked);
+            let class = match (segments[0].passed_tap, burst.again) {
+                (true, _) if has_arrived => &mut self.truth.spurious,
                 (true, _) => &mut self.truth.downstream,
                 (false, true) => &mut self.truth.upstream,
                 (false, false) => &mut self.truth.reordered,
@@ -548,6 +555,19 @@ impl<'a> Connection<'a> {
         self.see(packet);
         self.truth.dsacks += u32::from(ack.twice.is_some());
         self.tap_acked = self.tap_acked.max(ack.next);
+        // The tracker reads two blocks of a packet.
+        let told = ack.twice.iter().chain(&ack.ranges).take(2);
+        for &(start, end) in told.skip(usize::from(ack.twice.is_some())) {
+            for segment in &mut self.segments[start as usize..end as usize] {
+                segment.tap_sacked = true;
+            }
+        }
+        let outstanding = &self.segments[self.tap_acked as usize..];
+        let ranges = outstanding
+            .chunk_by(|one, next| one.tap_sacked == next.tap_sacked)
+            .filter(|range| range[0].tap_sacked)
+            .count();
+        self.truth.sacked_ranges_max = self.truth.sacked_ranges_max.max(ranges);
         self.truth.acked_bytes = 1 + u64::from(self.offset(self.tap_acked));
         if !self.dice.falls(self.conditions.lost_acks) {
             let arrives_us = self.now_us + u64::from(self.conditions.upstream_us);
