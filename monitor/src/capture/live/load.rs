@@ -217,14 +217,13 @@ impl Live {
         )?;
         let logs = options.kernel_log != KernelLog::Off;
         let log_programs = LOG_PROGRAMS.into_iter().filter(|_| logs);
-        for name in PROGRAMS
-            .map(|program| program.name)
-            .into_iter()
-            .chain(log_programs)
-        {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|error| explain(name, error))?;
+        // Few hosts have devices without Ethernet headers: those programs wait for the first one.
+        let at_once = PROGRAMS
+            .iter()
+            .filter(|program| !program.raw_ip)
+            .map(|program| program.name);
+        for name in at_once.chain(log_programs) {
+            loaded(&mut ebpf, name)?;
         }
         let flows = take(&mut ebpf, "FLOWS")?;
         let quic_flows = take(&mut ebpf, "QUIC_FLOWS")?;
@@ -314,15 +313,15 @@ impl Live {
 
     /// Instructions the kernel's verifier walked for a program.
     pub fn verified_instructions(&mut self, name: &str) -> Result<Option<u32>> {
-        Ok(program(&mut self.ebpf, name)?
+        Ok(loaded(&mut self.ebpf, name)?
             .info()
             .with_context(|| format!("no information about the program {name}"))?
             .verified_instruction_count())
     }
 
-    /// A loaded program, for BPF_PROG_TEST_RUN.
+    /// A program, loaded by now: to be attached, or for BPF_PROG_TEST_RUN.
     pub fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        program(&mut self.ebpf, name)
+        loaded(&mut self.ebpf, name)
     }
 
     /// What the bench's programs make of their packet, from its first one on.
@@ -505,6 +504,15 @@ fn remove<V: Pod>(mut flows: HashMap<&mut MapData, PodKey, V>, key: &FlowKey) ->
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name)
         .ok_or_else(|| anyhow!("the BPF object has no map {name}, or it was taken already"))
+}
+
+/// A program, which the kernel verifies when it is first asked for.
+fn loaded<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = program(ebpf, name)?;
+    if program.fd().is_err() {
+        program.load().map_err(|error| explain(name, error))?;
+    }
+    Ok(program)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
