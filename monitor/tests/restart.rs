@@ -6,7 +6,7 @@ mod support;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use lastmile::capture::live::Hook;
 use lastmile_lab::netns;
 use support::{
@@ -29,8 +29,11 @@ use support::{
     net::{Internet, PORT, SERVER, TcpInfo, ip},
 };
 
-/// Restarts under one transfer.
-const KILLS: u32 = 10;
+/// Restarts under one transfer, or as many as fit into some minutes where a start takes long:
+/// emulated CPUs verify slowly.
+const KILLS: u128 = 10;
+const KILLS_MIN: u128 = 4;
+const KILLS_MS: u128 = 60_000;
 /// A transfer that outlasts them, with losses at its queue.
 const QUEUE: &str = "tbf rate 5mbit burst 16kb limit 30kb";
 /// Both hooks are looked at this often: an emulated CPU has to load programs besides.
@@ -100,8 +103,14 @@ fn attached(internet: &Internet, device: &'static str) -> [usize; 2] {
                 } else {
                     TcAttachType::Ingress
                 };
-                let (_, programs) =
-                    SchedClassifier::query_tcx(device, side).expect("programs can be listed");
+                // Between the list and a look at a program another one may take its place.
+                let programs = loop {
+                    match SchedClassifier::query_tcx(device, side) {
+                        Ok((_, programs)) => break programs,
+                        Err(error) if has_gone(&error) => (),
+                        Err(error) => panic!("programs can be listed: {error}"),
+                    }
+                };
                 programs
                     .iter()
                     .filter(|program| program.name().starts_with(b"lastmile"))
@@ -118,6 +127,18 @@ fn attached(internet: &Internet, device: &'static str) -> [usize; 2] {
         })
     };
     netns::join(internet.on(&internet.server, look)).expect("the namespace is there")
+}
+
+/// Whether an error says that there is no program with some number any more.
+fn has_gone(error: &ProgramError) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.kind() == ErrorKind::NotFound;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Waits until no program of ours is at the hooks: the kernel takes a link off in a task of its own
@@ -191,7 +212,8 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     let stop = Arc::new(AtomicBool::new(false));
     let hooks = watch_hooks(&internet, &stop);
     let mut moments = Moments::new();
-    for number in 0..KILLS {
+    let kills = (KILLS_MS / start.as_millis().max(1)).clamp(KILLS_MIN, KILLS);
+    for number in 0..kills {
         // Every other one is killed while it starts.
         let limit = if number % 2 == 0 { start } else { start * 2 };
         thread::sleep(moments.next(limit));
@@ -211,7 +233,7 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     stop.store(true, Ordering::Relaxed);
     let (looks, seen) = hooks.join().expect("it looks until the end");
     println!(
-        "{looks} looks at the hooks during {KILLS} kills, {} segments, {} sent again: {seen:?}; \
+        "{looks} looks at the hooks during {kills} kills, {} segments, {} sent again: {seen:?}; \
          a start takes {} ms",
         socket.data_segs_out,
         socket.total_retrans,
