@@ -8,6 +8,29 @@ pub struct RttHistogram {
     bins: [u32; RTT_BINS],
 }
 
+/// Samples stand no nearer to their bins' edges than this part of the width on average: sums of
+/// wrapping counters may be a little off.
+const WITHIN_MIN: f64 = 0.01;
+
+/// What is known exactly of samples besides their bins, µs.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    pub min_us: u32,
+    pub max_us: u32,
+    pub mean_us: f64,
+}
+
+impl Known {
+    /// Between which values the samples of a bin lie; those of the kernel's that are not in it, as
+    /// a reading between two of its writes may have them, do not count.
+    fn edges(&self, bin: usize) -> (f64, f64) {
+        let (lower, upper) = rtt_bin_edges(bin);
+        let within = |us: u32| f64::from(us.clamp(lower, upper));
+        let (min, max) = (within(self.min_us), within(self.max_us));
+        (min.min(max), max)
+    }
+}
+
 /// A sample's place: its bin, and the how manieth it is of so many there, from 1 on.
 struct Ranked {
     bin: usize,
@@ -71,15 +94,37 @@ impl RttHistogram {
             .map(|(bin, &count)| (rtt_bin_edges(bin).0, count))
     }
 
-    /// The `q`-quantile in µs (0 to 1, nearest rank, interpolated within its bin); `None`
-    /// without samples. It errs by at most the bin's width: 25 % of its lower edge, 19 % of the
-    /// value in the middle of a bin's octave; differences within one bin are smoothed, not lost.
-    pub fn quantile(&self, q: f64) -> Option<u32> {
+    /// The `q`-quantile in µs (0 to 1, nearest rank, interpolated within its bin) of samples of
+    /// which more is known; `None` without samples. It errs by at most the bin's width: 25 % of its
+    /// lower edge, 19 % of the value in the middle of a bin's octave; differences within one bin
+    /// are smoothed, not lost.
+    ///
+    /// Extremes and mean say where in their bins the samples stand: without them, RTTs that hardly
+    /// differ and lie at both sides of an edge look as far apart as the bins are wide.
+    pub fn quantile(&self, q: f64, known: &Known) -> Option<u32> {
         let Ranked { bin, rank, samples } = self.ranked(q)?;
-        let (lower, upper) = rtt_bin_edges(bin);
-        // The k-th of n samples in a bin stands at (k - 1/2) / n of its width.
-        let within = (rank as f64 - 0.5) / samples as f64;
-        Some(lower + (f64::from(upper - lower) * within) as u32)
+        let (lower, upper) = known.edges(bin);
+        // The k-th of n samples in a bin stands at (k - 1/2) / n of its width, where they are spread
+        // evenly; the power of that has any other mean.
+        let mean = self.mean_within_bins(known);
+        let within = ((rank as f64 - 0.5) / samples as f64).powf((1.0 - mean) / mean);
+        let (first, last) = (rtt_bin_edges(bin).0, rtt_bin_edges(bin).1 - 1);
+        Some(((lower + (upper - lower) * within) as u32).clamp(first, last))
+    }
+
+    /// At which part of their bins' widths the samples stand on average.
+    fn mean_within_bins(&self, known: &Known) -> f64 {
+        let (mut lowers, mut widths) = (0.0, 0.0);
+        for (bin, &count) in self.bins.iter().enumerate() {
+            let (lower, upper) = known.edges(bin);
+            lowers += lower * f64::from(count);
+            widths += (upper - lower) * f64::from(count);
+        }
+        if widths <= 0.0 {
+            return 0.5;
+        }
+        let mean = (known.mean_us * self.samples() as f64 - lowers) / widths;
+        mean.clamp(WITHIN_MIN, 1.0 - WITHIN_MIN)
     }
 
     /// The `q`-quantile in µs (0 to 1, nearest rank); `None` without samples. It errs by at most
@@ -123,6 +168,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ANYTHING: Known = Known {
+        min_us: 0,
+        max_us: u32::MAX,
+        mean_us: 0.0,
+    };
+
     fn of(samples: &[u32]) -> RttHistogram {
         let mut bins = [0u16; RTT_BINS];
         for &rtt_us in samples {
@@ -135,7 +186,28 @@ mod tests {
 
     #[test]
     fn nothing_has_no_quantile() {
-        assert_eq!(RttHistogram::default().quantile(0.5), None);
+        assert_eq!(RttHistogram::default().quantile(0.5, &ANYTHING), None);
+    }
+
+    #[test]
+    fn samples_that_hardly_differ_are_told_so_at_an_edge_too() {
+        // 20,480 µs is an edge.
+        for centre_us in (20_000..21_000).step_by(20) {
+            let mut samples: Vec<u32> = (0..30).map(|at| centre_us - 150 + 10 * at).collect();
+            // And one that waited.
+            samples.push(centre_us + 3_000);
+            let known = Known {
+                min_us: centre_us - 150,
+                max_us: centre_us + 3_000,
+                mean_us: samples.iter().map(|&us| f64::from(us)).sum::<f64>() / 31.0,
+            };
+            let estimate = of(&samples).quantile(0.5, &known).expect("samples");
+            let exact = exact(&mut samples, 0.5);
+            assert!(
+                estimate.abs_diff(exact) <= exact / 50,
+                "{estimate} for {exact}"
+            );
+        }
     }
 
     #[test]
@@ -193,8 +265,12 @@ mod tests {
         fn a_quantile_is_within_one_bin_of_the_exact_one(
             mut samples in prop::collection::vec(64u32..4_000_000, 1..300),
             q in 0.0f64..=1.0,
+            known in (0u32..5_000_000, 0u32..5_000_000, 0.0f64..5_000_000.0),
         ) {
-            let estimate = of(&samples).quantile(q).expect("there are samples");
+            // Even if none of it is right.
+            let (min_us, max_us, mean_us) = known;
+            let known = Known { min_us, max_us, mean_us };
+            let estimate = of(&samples).quantile(q, &known).expect("there are samples");
             prop_assert_eq!(rtt_bin(estimate), rtt_bin(exact(&mut samples, q)));
         }
 

@@ -3,7 +3,7 @@
 
 use monitor_ebpf::flow::{EpochRtt, Half};
 
-use super::histogram::RttHistogram;
+use super::histogram::{Known, RttHistogram};
 
 /// Sums for one direction's data. RTT, acknowledgements and busy time are those that the other
 /// side's packets revealed about this data.
@@ -198,8 +198,14 @@ impl Totals {
     /// A quantile of the RTT in µs that moves smoothly with the samples, for comparisons; held
     /// between the exact minimum and maximum.
     pub fn rtt_quantile_us(&self, q: f64) -> Option<u32> {
+        let (min_us, max_us) = self.extremes();
+        let known = Known {
+            min_us,
+            max_us,
+            mean_us: self.rtt_sum_us as f64 / self.rtt_samples.max(1) as f64,
+        };
         self.rtt
-            .quantile(q)
+            .quantile(q, &known)
             .map(|rtt_us| self.within_extremes(rtt_us))
     }
 
@@ -212,11 +218,14 @@ impl Totals {
     }
 
     fn within_extremes(&self, estimate: u32) -> u32 {
-        let (min, max) = (
-            self.rtt_min_us.unwrap_or(0),
-            self.rtt_max_us.unwrap_or(u32::MAX),
-        );
-        estimate.clamp(min, max.max(min))
+        let (min, max) = self.extremes();
+        estimate.clamp(min, max)
+    }
+
+    /// The minimum and maximum RTT as far as they are known, µs.
+    fn extremes(&self) -> (u32, u32) {
+        let min = self.rtt_min_us.unwrap_or(0);
+        (min, self.rtt_max_us.unwrap_or(u32::MAX).max(min))
     }
 
     /// Delivered rate while data was outstanding, bit/s.
