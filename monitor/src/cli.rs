@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::capture::replay::{self, Attribution};
 use crate::config::{Config, Problem};
+use crate::evidence::command::{self as evidence, Truth};
 use crate::export::{Timestamp, jsonl::WriteError, schema};
 use crate::path::{FileError, mrt::MrtError};
 
@@ -109,12 +110,52 @@ enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Recompute a verdict from what was kept of it ([evidence] in the configuration).
+    ///
+    /// Says whether the same inputs give the same verdict, to the byte; what differs, where it does
+    /// (exit code 1).
+    #[command(after_help = EXIT_CODES)]
+    Verify {
+        /// `verdict_id` in the log.
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Note what you learned of a verdict later, and report how often names were right.
+    #[command(after_help = EXIT_CODES)]
+    Label {
+        /// `verdict_id` in the log.
+        #[arg(
+            value_name = "ID",
+            required_unless_present = "report",
+            requires = "truth"
+        )]
+        id: Option<String>,
+        /// Where it was: `none`, or segments as in the log with commas between them.
+        #[arg(value_name = "TRUTH", value_parser = evidence::truth)]
+        truth: Option<Truth>,
+        /// Print how often names were right, of the verdicts that were labelled.
+        #[arg(long, conflicts_with = "id")]
+        report: bool,
+        #[command(flatten)]
+        state: State,
+    },
     /// Print the JSON Schema of the log.
     Schema {
         /// Hold each line of these logs to the schema instead.
         #[arg(long, num_args = 1.., value_name = "FILE")]
         check: Vec<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+struct State {
+    /// Files of evidence, or folders with an evidence.sqlite [default: evidence.file].
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    state: Vec<PathBuf>,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 #[derive(Debug, Args)]
@@ -165,6 +206,22 @@ impl Cli {
             } => {
                 let (config, _) = Config::find(config.as_deref())?;
                 crate::judge::run(&config, &files)
+            }
+            Command::Verify { id, state } => {
+                let (config, _) = Config::find(state.config.config.as_deref())?;
+                evidence::verify(&config, &state.state, &id)
+            }
+            Command::Label {
+                id, truth, state, ..
+            } => {
+                let (config, _) = Config::find(state.config.config.as_deref())?;
+                match id.zip(truth) {
+                    None => evidence::report(&config, &state.state),
+                    Some((id, truth)) => {
+                        let now_us = crate::daemon::unix_now_us();
+                        evidence::label(&config, &state.state, &id, &truth, now_us)
+                    }
+                }
             }
             Command::Route {
                 address,

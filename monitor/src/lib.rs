@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod evidence;
 pub mod export;
 pub mod flow;
 pub mod judge;

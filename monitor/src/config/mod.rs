@@ -90,6 +90,10 @@ pub const DEFAULT_PORT_BUSY_SHARE: f64 = 0.8;
 /// One packet in a thousand, as for our own queues.
 pub const DEFAULT_PORT_DROP_SHARE: f64 = 0.001;
 
+/// The other side of a dispute answers within a month.
+pub const DEFAULT_EVIDENCE_DAYS: u32 = 35;
+/// A window of a thousand clients has about 150 kB; this is five days of nothing but trouble.
+pub const DEFAULT_EVIDENCE_MAX_MB: u32 = 1_024;
 /// The metrics endpoint, for this host alone. The port is in no registry of exporters.
 pub const DEFAULT_METRICS_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9_718);
@@ -120,6 +124,8 @@ pub struct Config {
     pub verdict: Thresholds,
     /// The log of flows and verdicts.
     pub log: Log,
+    /// What verdicts were made of.
+    pub evidence: Evidence,
     /// What stays while the daemon is away.
     pub restart: Restart,
     /// For Prometheus.
@@ -347,6 +353,29 @@ pub enum Level {
     Debug,
     /// Everything.
     Trace,
+}
+
+/// `[evidence]`: what verdicts were made of, for `lastmile verify` and `lastmile label`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Evidence {
+    /// Where it is kept, in SQLite. `None`: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// For how long.
+    pub days: u32,
+    /// At most so much, MiB; then the oldest goes first.
+    pub max_mb: u32,
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self {
+            file: None,
+            days: DEFAULT_EVIDENCE_DAYS,
+            max_mb: DEFAULT_EVIDENCE_MAX_MB,
+        }
+    }
 }
 
 /// `[restart]`: what stays in the kernel while the daemon is away.

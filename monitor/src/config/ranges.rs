@@ -104,6 +104,25 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         "the absolute path of a folder on a BPF file system",
     );
     check(
+        config
+            .evidence
+            .file
+            .as_ref()
+            .is_none_or(|file| file.is_absolute()),
+        &["evidence", "file"],
+        "the absolute path of a file that lastmile may write",
+    );
+    check(
+        (1..=3_660).contains(&config.evidence.days),
+        &["evidence", "days"],
+        "1 to 3660 days",
+    );
+    check(
+        (1..=1_048_576).contains(&config.evidence.max_mb),
+        &["evidence", "max_mb"],
+        "1 to 1048576 MiB",
+    );
+    check(
         (1..=3_660).contains(&path.history.days),
         &["path", "history", "days"],
         "1 to 3660 days",

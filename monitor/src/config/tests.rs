@@ -60,6 +60,7 @@ fn the_example_shows_every_key() {
     assert!(path.bmp.listen.is_some() && path.history.file.is_some());
     assert!(path.ports.csv.is_some() && path.ports.prometheus.is_some());
     assert!(example.restart.bpf_directory.is_some() && example.restart.baselines.is_some());
+    assert!(example.evidence.file.is_some());
     let rule = path.interconnect.first().expect("one");
     assert!(!rule.interface.is_empty() && !rule.next_hop.is_empty() && !rule.peer_asn.is_empty());
     assert!(!rule.peer_address.is_empty() && !rule.community.is_empty());

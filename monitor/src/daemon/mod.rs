@@ -11,6 +11,7 @@ mod devices;
 pub(crate) mod feeds;
 pub mod fib_feed;
 mod files;
+mod keeper;
 mod log;
 mod metrics;
 pub mod port_feed;
@@ -41,6 +42,7 @@ use self::{
     clock::{Now, next_boundary},
     devices::Devices,
     feeds::Feeds,
+    keeper::Keeper,
     port_feed::PortFeed,
     recorder::Recorder,
     tally::Tally,
@@ -52,6 +54,7 @@ use crate::{
     },
     config::{Config, Level},
     engine::Pipeline,
+    evidence,
     export::{Record, jsonl::WriteError},
     flow::CloseReason,
     path::{Routes, Rules, history::Store},
@@ -135,6 +138,8 @@ struct Daemon {
     recorder: Option<Recorder>,
     /// `None`: what is usual is learned anew by every run.
     baselines: Option<Baselines>,
+    /// `None`: what verdicts are made of is not kept.
+    keeper: Option<Keeper>,
     /// When the history was last told how the sources are.
     feeds_noted_us: u64,
     /// When flows may learn of new routes again.
@@ -178,6 +183,13 @@ impl Daemon {
             Some(file) => Some(Baselines::start(file, &config, now.unix_us)?),
             None => None,
         };
+        let keeper = match &config.evidence.file {
+            Some(file) => Some(Keeper::start(
+                evidence::store::Store::open(file)?,
+                &config.evidence,
+            )?),
+            None => None,
+        };
         let mut live = restart::load(&config)?;
         live.watch(&config, now.offset_ns())?;
         let mut devices = Devices::new()?;
@@ -217,8 +229,12 @@ impl Daemon {
                 Some(baselines)
             }
         };
+        if keeper.is_some() {
+            pipeline.keep_evidence();
+        }
         let mut daemon = Self {
             pipeline,
+            keeper,
             feeds,
             recorder,
             baselines,
@@ -398,6 +414,7 @@ impl Daemon {
         let (chunks_dropped, sessions_refused) = self.pipeline.chunks_missed();
         let recorded = self.recorder.as_ref().map(Recorder::recorded);
         let recorded = recorded.unwrap_or_default();
+        let kept = self.keeper.as_ref().map(Keeper::counts).unwrap_or_default();
         let heard = self.pipeline.heard();
         let others = self.feeds.state().counters.into_iter().chain([
             ("hellos_named", heard.hellos_named),
@@ -409,6 +426,9 @@ impl Daemon {
             ("history_entries_written", recorded.written),
             ("history_entries_lost", recorded.lost),
             ("history_writes_failed", recorded.failures),
+            ("evidence_verdicts_kept", kept.kept),
+            ("evidence_verdicts_lost", kept.lost),
+            ("evidence_writes_failed", kept.failures),
             ("chunks_without_flow", chunks_dropped),
             ("sessions_refused", sessions_refused),
             (
@@ -547,6 +567,10 @@ impl Daemon {
             self.pipeline
                 .end_of_window(end_us, Some(&local), ports, &missed),
         );
+        if let Some(keeper) = &self.keeper {
+            let evidence = self.pipeline.take_evidence();
+            evidence.into_iter().for_each(|window| keeper.keep(window));
+        }
         records.push(self.status(end_us));
         if let Some(baselines) = &mut self.baselines {
             let learned = |since| self.pipeline.learned(since);
@@ -624,6 +648,7 @@ impl Daemon {
             (old.metrics != new.metrics, "metrics.listen"),
             (old.debug != new.debug, "debug.kernel_log"),
             (old.restart != new.restart, "a key of [restart]"),
+            (old.evidence != new.evidence, "a key of [evidence]"),
             (
                 Options::from(old).cgroups != Options::from(new).cgroups,
                 "video.units",
@@ -665,6 +690,9 @@ impl Daemon {
         self.record();
         if let Some(recorder) = &mut self.recorder {
             recorder.stop();
+        }
+        if let Some(keeper) = &mut self.keeper {
+            keeper.stop();
         }
         if let Some(baselines) = &mut self.baselines {
             let learned = |since| self.pipeline.learned(since);
@@ -712,6 +740,11 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("cannot notify the service manager: {error}");
     }
+}
+
+/// µs since 1970 UTC, for commands.
+pub(crate) fn unix_now_us() -> u64 {
+    Now::read().unix_us
 }
 
 fn host_name() -> Result<String> {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use monitor_ebpf::flow::FlowKey;
 use quic::{QuicCell, QuicFlows, QuicWindow};
+use serde::{Deserialize, Serialize};
 use verdicts::{Beside, Engine};
 use video::{Counted, VideoFlows};
 use ways::Ways;
@@ -22,6 +23,7 @@ use ways::Ways;
 use crate::capture::{ChunkNews, FirstBytes, QuicSnapshot, Snapshot};
 use crate::cell::{Cell, CellKey, Cells};
 use crate::config::Config;
+use crate::evidence::Unkept;
 use crate::export::Record;
 use crate::export::record::FlowEvent;
 use crate::export::render::Context;
@@ -36,7 +38,7 @@ use crate::verdict::LocalCounters;
 use crate::verdict::coverage::Coverage;
 
 /// What was not seen in one window. Differences, not totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     pub reports_received: u64,
     pub reports_lost: u64,
@@ -69,6 +71,8 @@ pub struct Pipeline {
     quic: QuicFlows,
     /// What QUIC did since the last window.
     quic_window: QuicWindow,
+    /// Whether what verdicts are made of is kept, and what has not been taken yet.
+    evidence: Option<Vec<Unkept>>,
 }
 
 impl Pipeline {
@@ -90,7 +94,21 @@ impl Pipeline {
             video: VideoFlows::new(config),
             quic: QuicFlows::default(),
             quic_window: QuicWindow::default(),
+            evidence: None,
         }
+    }
+
+    /// From now on keeps what verdicts are made of, for [`Pipeline::take_evidence`].
+    pub fn keep_evidence(&mut self) {
+        self.evidence.get_or_insert_default();
+    }
+
+    /// What the verdicts since the last call were made of.
+    pub fn take_evidence(&mut self) -> Vec<Unkept> {
+        self.evidence
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// Takes a new configuration; flows and baselines are kept. Where it has other routes or
@@ -393,7 +411,15 @@ impl Pipeline {
             let usual = self.engine.judge.usual(key, cell.route.as_ref(), settings);
             records.push(context.cell(key, cell, quic, clients, usual.as_ref(), &window));
         }
-        records.extend(concluded.records(&context, &window, &beside));
+        let said: Vec<Record> = concluded.records(&context, &window, &beside).collect();
+        let unkept = self.evidence.is_some().then(|| {
+            let config = &self.config;
+            Unkept::of(&concluded, &said, &window, &beside, &context, config)
+        });
+        records.extend(said);
+        if let (Some(kept), Some(Some(unkept))) = (&mut self.evidence, unkept) {
+            kept.push(unkept);
+        }
         let (flows, quic) = (&self.flows, &self.quic);
         self.video.forget(window.number, |key, generation| {
             let known = flows.get(key);
@@ -486,7 +512,7 @@ fn unit_lengths(config: &Config) -> UnitLengths {
 }
 
 /// A window by its number since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowSpan {
     pub number: u64,
     pub start_us: u64,

@@ -11,7 +11,7 @@ use crate::export::render::Context;
 use crate::path::ports::InterconnectPorts;
 use crate::verdict::coverage::Coverage;
 use crate::verdict::incident::{Incident, Incidents, News};
-use crate::verdict::{self, LocalCounters, Verdict};
+use crate::verdict::{self, LocalCounters, Verdict, Window};
 
 /// What is known of a window beside its cells.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,18 @@ impl Engine {
     }
 }
 
+/// The records of a window's verdicts.
+pub fn render<'a>(
+    verdicts: &'a [Verdict],
+    judged: &'a Window,
+    context: &'a Context<'_>,
+    window: &'a WindowSpan,
+    beside: &'a Beside<'_>,
+) -> impl Iterator<Item = Record> + 'a {
+    let numbered = verdicts.iter().enumerate();
+    numbered.map(move |(number, verdict)| context.verdict(number, verdict, judged, window, beside))
+}
+
 impl Conclusions {
     /// The verdicts, and then what became of the incidents.
     pub fn records<'a>(
@@ -103,10 +115,8 @@ impl Conclusions {
         window: &'a WindowSpan,
         beside: &'a Beside<'_>,
     ) -> impl Iterator<Item = Record> + 'a {
-        let verdicts = self.verdicts.iter().enumerate().map(move |(at, verdict)| {
-            let inputs = (at == 0).then(|| beside.record());
-            context.verdict(verdict, &self.judgement.window, window, beside, inputs)
-        });
+        let judged = &self.judgement.window;
+        let verdicts = render(&self.verdicts, judged, context, window, beside);
         let incidents = self
             .news
             .iter()

@@ -457,6 +457,10 @@ pub struct VerdictRecord {
     #[serde(default)]
     pub tcp_share: Option<f64>,
     pub missed: MissedRecord,
+    /// For `lastmile verify` and `lastmile label`: host, start of the window and number in it.
+    /// Absent where nothing is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict_id: Option<String>,
     /// With the first verdict of a window: what is known of the window beside its cells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<InputsRecord>,

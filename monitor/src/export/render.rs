@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use super::Timestamp;
 use super::record::{
     CellRecord, CellType, CellWayRecord, ClientAddress, ClientRecord, DirectionRecord, FlowEvent,
-    FlowRecord, FlowType, IncidentEvent, IncidentRecord, IncidentType, InputsRecord, MissedRecord,
-    PathRecord, QuicRecord, QuicServiceRecord, Record, Recurrence, RttSource, ScopeRecord,
-    SlowStart, VerdictRecord, VerdictType, Version,
+    FlowRecord, FlowType, IncidentEvent, IncidentRecord, IncidentType, MissedRecord, PathRecord,
+    QuicRecord, QuicServiceRecord, Record, Recurrence, RttSource, ScopeRecord, SlowStart,
+    VerdictRecord, VerdictType, Version,
 };
 use crate::cell::{Cell, CellKey, ClientTotals};
 use crate::engine::WindowSpan;
@@ -187,16 +187,19 @@ impl Context<'_> {
         list
     }
 
-    /// One verdict's record; `inputs` go with the first of a window.
+    /// The record of a window's verdict with this number, from 0 on; the first one has what is
+    /// known beside cells.
     pub fn verdict(
         &self,
+        number: usize,
         verdict: &Verdict,
         judged: &Window,
         window: &WindowSpan,
         beside: &Beside<'_>,
-        inputs: Option<InputsRecord>,
     ) -> Record {
         let (place, missed) = (&verdict.place, beside.missed);
+        let start_s = window.start_us / 1_000_000;
+        let is_told = verdict.degraded != Some(false);
         Record::Verdict(Box::new(VerdictRecord {
             schema: Version::One,
             r#type: VerdictType::Name,
@@ -231,7 +234,8 @@ impl Context<'_> {
                 clients_route_changed: judged.route_changed,
                 clients_route_stale: judged.route_stale,
             },
-            inputs,
+            verdict_id: is_told.then(|| format!("{}-{start_s}-{}", self.host, number + 1)),
+            inputs: (number == 0).then(|| beside.record()),
         }))
     }
 

@@ -18,4 +18,5 @@ mod run;
 mod tests;
 mod window;
 
+pub use part::stand_in;
 pub use run::run;

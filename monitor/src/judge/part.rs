@@ -113,14 +113,19 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
 /// A client's address, or one that stands for it: hosts with different secrets have different
 /// names for the same client, who is several then.
 fn address(name: &str) -> Option<IpAddr> {
-    /// From fc00::/7 (RFC 4193), so that it is nobody's address.
-    const PSEUDONYMS: u128 = 0xfd6c_6173_746d_0001 << 64;
     if let Ok(address) = name.parse() {
         return Some(address);
     }
     let digits = name.len() == 16 && name.bytes().all(|it| it.is_ascii_hexdigit());
     let number = u64::from_str_radix(name, 16).ok().filter(|_| digits)?;
-    Some(Ipv6Addr::from(PSEUDONYMS | u128::from(number)).into())
+    Some(stand_in(number))
+}
+
+/// An address that stands for a client of which only the pseudonym is known.
+pub fn stand_in(pseudonym: u64) -> IpAddr {
+    /// From fc00::/7 (RFC 4193), so that it is nobody's address.
+    const PSEUDONYMS: u128 = 0xfd6c_6173_746d_0001 << 64;
+    Ipv6Addr::from(PSEUDONYMS | u128::from(pseudonym)).into()
 }
 
 #[cfg(test)]

@@ -5,14 +5,34 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::finding::{Evidence, Inconclusive, Place, Verdict, log_name};
 use crate::cell::CellKey;
 use crate::config::Thresholds;
 
 /// Bytes toward the clients by cell: of TCP, and of QUIC.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Vec<(CellKey, u64, u64)>", into = "Vec<(CellKey, u64, u64)>")]
 pub struct Coverage {
     bytes: BTreeMap<CellKey, (u64, u64)>,
+}
+
+impl From<Vec<(CellKey, u64, u64)>> for Coverage {
+    fn from(cells: Vec<(CellKey, u64, u64)>) -> Self {
+        let mut coverage = Self::default();
+        for (cell, tcp_bytes, quic_bytes) in &cells {
+            coverage.add(cell, *tcp_bytes, *quic_bytes);
+        }
+        coverage
+    }
+}
+
+impl From<Coverage> for Vec<(CellKey, u64, u64)> {
+    fn from(coverage: Coverage) -> Self {
+        let cells = coverage.bytes.into_iter();
+        cells.map(|(cell, (tcp, quic))| (cell, tcp, quic)).collect()
+    }
 }
 
 impl Coverage {

@@ -14,6 +14,7 @@
 //! half of its threshold, or below the whole of it and within the baseline's own spread.
 //! Everything between is neither.
 
+use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, DiscreteCDF, Poisson, StudentsT};
 
 use crate::config::Thresholds;
@@ -42,7 +43,7 @@ const CLEARLY_GOOD: f64 = 0.5;
 const USUAL_CHANCE: f64 = 0.05;
 
 /// One figure against its usual value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sign {
     /// How much worse, in the figure's unit; negative: better.
     pub excess: f64,
@@ -64,7 +65,7 @@ impl Sign {
 }
 
 /// A client's window against what is usual; `None` where a figure could not be compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// µs.
     pub rtt: Option<Sign>,
@@ -77,7 +78,7 @@ pub struct Comparison {
 }
 
 /// Which figures are bad.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signs {
     pub queue: bool,
     pub loss: bool,

@@ -18,7 +18,7 @@ use crate::config::Thresholds;
 const OFFERED_MIN: u64 = 1_000;
 
 /// What our devices counted in one window. Differences, not totals.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LocalCounters {
     pub devices: Vec<DeviceCounters>,
     pub window_us: u64,

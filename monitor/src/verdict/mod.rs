@@ -36,6 +36,8 @@ mod undecided;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub use finding::{
     Alternative, Evidence, Finding, Inconclusive, Limit, Mechanism, Place, Segment, Verdict,
     log_name,
@@ -50,7 +52,7 @@ use crate::config::Thresholds;
 use crate::path::ports::InterconnectPorts;
 
 /// What came together in one window.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Window {
     /// Prefixes with enough chunks, and pools of thin ones.
     pub votes: Vec<Vote>,

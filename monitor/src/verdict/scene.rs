@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::LocalCounters;
 use super::degraded::{Comparison, Signs};
 use super::finding::Place;
@@ -18,7 +20,7 @@ use crate::config::Thresholds;
 use crate::path::ports::InterconnectPorts;
 
 /// One client of a prefix.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Client {
     pub address: IpAddr,
     pub track: Track,
@@ -44,7 +46,7 @@ impl Client {
 }
 
 /// One prefix, or several thin ones of the same interconnect and ISP that vote as one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vote {
     /// Of pooled votes, the first prefix's.
     pub cell: CellKey,
@@ -115,7 +117,7 @@ impl Tally {
 }
 
 /// What each interconnect shares with others: router, port, fabric, reseller, by its name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RiskGroups(pub BTreeMap<Arc<str>, Arc<[Arc<str>]>>);
 
 impl RiskGroups {

@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::degraded::Raw;
 use crate::cell::CellKey;
 
@@ -19,7 +21,7 @@ const FORGOTTEN_AFTER: u64 = 4;
 const SHARED_FOR: u64 = 4;
 
 /// What a client stands for in a vote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     Good,
     Unsettled,
@@ -27,7 +29,7 @@ pub enum Standing {
 }
 
 /// A client's standing, and where it comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Track {
     pub standing: Standing,
     /// Windows in a row in which it was bad, this one included.
