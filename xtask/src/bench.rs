@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what one packet costs, on this machine's kernel or in a virtual machine;
 //! `cargo xtask bench replay`: how fast captures are read; `cargo xtask bench routes`: what a full
-//! Internet table costs.
+//! Internet table costs; `cargo xtask bench engine`: how long a large window takes to judge.
 
 use std::{
     fs,
@@ -24,6 +24,7 @@ use crate::{
 const EXAMPLE: &str = "packet_cost";
 const REPLAY_EXAMPLE: &str = "replay_speed";
 const ROUTES_EXAMPLE: &str = "route_table";
+const ENGINE_EXAMPLE: &str = "engine_scale";
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,6 +37,8 @@ pub enum Subject {
     /// Memory, lookups and updates a second with a full Internet table, by BMP and as this host's
     /// own routes
     Routes,
+    /// How long the engine takes for one window of a large CDN
+    Engine,
 }
 
 /// Builds the release program and replays synthetic captures with it.
@@ -114,6 +117,15 @@ fn replaced(document: &str, figures: &str) -> Option<String> {
     let (before, rest) = document.split_once(BEGIN)?;
     let (_, after) = rest.split_once(END)?;
     Some(format!("{before}{BEGIN}\n```\n{figures}```\n{END}{after}"))
+}
+
+/// Judges made-up windows; exit code 1 if one takes longer than was promised.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn engine(arguments: &[String]) -> Result<ExitCode> {
+    setup::ensure(&[Requirement::BpfToolchain])?;
+    on_this_machine(&build(ENGINE_EXAMPLE)?, arguments)
 }
 
 /// Builds an example of package `lastmile`.

@@ -193,6 +193,11 @@ fn run(task: Task) -> Result<ExitCode> {
             ..
         } => bench::routes(&arguments),
         Task::Bench {
+            subject: bench::Subject::Engine,
+            arguments,
+            ..
+        } => bench::engine(&arguments),
+        Task::Bench {
             subject: bench::Subject::Packet,
             kernel,
             arguments,

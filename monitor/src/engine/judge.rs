@@ -4,7 +4,7 @@
 //! It knows no flows and no routes, only cells: the daemon's, those of a capture, those that
 //! several hosts logged, or simulated ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::ways::Memories;
 use super::{Missed, WindowSpan};
 use crate::cell::{CellKey, Cells, ClientTotals};
 use crate::config::{self, Config};
-use crate::flow::baseline::{Figures, Usual};
-use crate::flow::own::{Lesson, Own};
+use crate::flow::baseline::{Baseline, Figures, Usual};
+use crate::flow::own::Lesson;
 use crate::path::Route;
 use crate::verdict::degraded::{Comparison, Raw, Signs, benjamini_hochberg};
 use crate::verdict::standing::{Judged, Standings, Track};
@@ -85,9 +85,16 @@ impl Judge {
             .forget(|key| moves.moved_lately(&key.prefix, window.number));
 
         let mut compared = Vec::new();
-        let mut lessons: BTreeMap<&CellKey, Vec<Lesson>> = BTreeMap::new();
+        let mut lessons: Vec<Taught<'_>> = Vec::with_capacity(cells.cells.len());
+        // Both are in the order of the cells.
+        let mut known = self.baselines.iter().peekable();
         for (key, cell) in &cells.cells {
-            let usual = self.usual(key, cell.route.as_ref(), &settings.baseline);
+            while known.next_if(|(other, _)| *other < key).is_some() {}
+            let memories = known.next_if(|(other, _)| *other == key);
+            let baseline = memories
+                .zip(cell.route.as_ref())
+                .and_then(|((_, memories), route)| memories.on(route));
+            let usual = baseline.and_then(|it| it.usual(&settings.baseline));
             let unsure = if cell.rerouted {
                 Some(&mut judgement.window.route_changed)
             } else if cell.is_stale() {
@@ -101,6 +108,7 @@ impl Judge {
             if let Some(count) = unsure {
                 *count += cell.clients.len() as u64;
                 let undecided = judgement.undecided.entry(key.clone()).or_default();
+                let mut taught = Vec::new();
                 for (address, client) in &cell.clients {
                     let track = Track::unsettled(window.number);
                     undecided.push(judged_client(
@@ -113,17 +121,19 @@ impl Judge {
                     ));
                     if learns {
                         let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
-                        let lesson = Lesson::unjudged(*address, figures);
-                        lessons.entry(key).or_default().push(lesson);
+                        taught.push(Lesson::unjudged(*address, figures));
                     }
+                }
+                if learns {
+                    lessons.push(Taught::new(key, taught));
                 }
                 continue;
             }
-            let own = self.own(key, cell.route.as_ref());
-            let lessons = lessons.entry(key).or_default();
+            let own = baseline.map(Baseline::own);
+            let mut taught = Vec::with_capacity(cell.clients.len());
             for (address, client) in &cell.clients {
                 let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
-                lessons.push(Lesson::unjudged(*address, figures));
+                taught.push(Lesson::unjudged(*address, figures));
                 let (Some(usual), Some(own)) = (&usual, own) else {
                     judgement.window.without_baseline += 1;
                     continue;
@@ -131,15 +141,17 @@ impl Judge {
                 let usual = own.usual(*address, usual);
                 let comparison = Comparison::new(&figures, &client.to_client, &usual, at);
                 if comparison.is_comparable() {
-                    compared.push((key, *address, client, comparison));
+                    let lesson = (lessons.len(), taught.len() - 1);
+                    compared.push((key, *address, client, comparison, lesson));
                 } else {
                     judgement.window.thin += 1;
                 }
             }
+            lessons.push(Taught::new(key, taught));
         }
-        let chances: Vec<f64> = compared.iter().map(|(.., of)| of.chance()).collect();
+        let chances: Vec<f64> = compared.iter().map(|(.., of, _)| of.chance()).collect();
         let limit = benjamini_hochberg(&chances, at.false_discovery_share);
-        let raws: Vec<_> = compared.iter().map(|(.., of)| of.judge(limit)).collect();
+        let raws: Vec<_> = compared.iter().map(|(.., of, _)| of.judge(limit)).collect();
         let judged: Vec<Judged<'_>> = compared
             .iter()
             .zip(&raws)
@@ -151,56 +163,58 @@ impl Judge {
             .collect();
         let tracks = self.standings.advance(&judged, window.number);
 
-        let mut unfit: BTreeSet<&CellKey> = BTreeSet::new();
-        for (((key, address, totals, comparison), (raw, signs)), track) in
+        let mut clients: Vec<(CellKey, Vec<Client>)> = Vec::new();
+        for (((key, address, totals, comparison, (of_cell, number)), (raw, signs)), track) in
             compared.iter().zip(&raws).zip(&tracks)
         {
-            if *raw != Raw::Good {
-                unfit.insert(key);
+            let taught = &mut lessons[*of_cell];
+            taught.is_fit &= *raw == Raw::Good;
+            let lesson = &mut taught.lessons[*number];
+            lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
+            lesson.good = *raw == Raw::Good;
+            lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
+            let client = judged_client(*address, totals, *comparison, *signs, *track, window);
+            match clients.last_mut().filter(|(last, _)| last == *key) {
+                Some((_, clients)) => clients.push(client),
+                None => clients.push(((*key).clone(), vec![client])),
             }
-            let lesson = lessons
-                .get_mut(key)
-                .and_then(|lessons| lessons.iter_mut().find(|lesson| lesson.address == *address));
-            if let Some(lesson) = lesson {
-                lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
-                lesson.good = *raw == Raw::Good;
-                lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
-            }
-            judgement
-                .clients
-                .entry((*key).clone())
-                .or_default()
-                .push(judged_client(
-                    *address,
-                    totals,
-                    *comparison,
-                    *signs,
-                    *track,
-                    window,
-                ));
         }
-        for (key, lessons) in lessons {
-            let Some(route) = cells.cells.get(key).and_then(|cell| cell.route.as_ref()) else {
-                continue;
-            };
-            // A window in which anything looked worse than usual teaches nothing.
-            let learn = !unfit.contains(key);
-            let memories = self.baselines.entry(key.clone()).or_default();
-            memories.of(route, window.number).note(
-                window.number,
-                &lessons,
-                learn,
-                &settings.baseline,
-            );
-        }
+        judgement.clients = clients.into_iter().collect();
+        self.learn(cells, lessons, window.number, &settings.baseline);
         self.forget(window.number, span(&settings.baseline));
         judgement.vote(at.min_chunks_per_prefix);
         judgement
     }
 
-    /// What is usual for the clients of a cell on this way, each by itself.
-    fn own(&self, key: &CellKey, route: Option<&Arc<Route>>) -> Option<&Own> {
-        Some(self.baselines.get(key)?.on(route?)?.own())
+    /// Learns from the cells of a window, in their order.
+    fn learn(
+        &mut self,
+        cells: &Cells,
+        lessons: Vec<Taught<'_>>,
+        window: u64,
+        settings: &config::Baseline,
+    ) {
+        let mut routes = cells.cells.iter();
+        let mut new = Vec::new();
+        let mut known = self.baselines.iter_mut().peekable();
+        for taught in lessons {
+            let route = routes.find(|(key, _)| *key == taught.key);
+            let Some(route) = route.and_then(|(_, cell)| cell.route.as_ref()) else {
+                continue;
+            };
+            while known.next_if(|(key, _)| *key < taught.key).is_some() {}
+            let mut fresh = Memories::default();
+            let memories = known.next_if(|(key, _)| *key == taught.key);
+            let is_new = memories.is_none();
+            memories
+                .map_or(&mut fresh, |(_, memories)| memories)
+                .of(route, window)
+                .note(window, &taught.lessons, taught.is_fit, settings);
+            if is_new {
+                new.push((taught.key.clone(), fresh));
+            }
+        }
+        self.baselines.extend(new);
     }
 
     /// What is usual for a cell on this way, where that is known.
@@ -218,6 +232,24 @@ impl Judge {
     fn forget(&mut self, window: u64, span: u64) {
         self.baselines
             .retain(|_, memories| memories.forget(window, span));
+    }
+}
+
+/// What a cell's window teaches.
+struct Taught<'a> {
+    key: &'a CellKey,
+    lessons: Vec<Lesson>,
+    /// A window in which anything looked worse than usual teaches nothing.
+    is_fit: bool,
+}
+
+impl<'a> Taught<'a> {
+    fn new(key: &'a CellKey, lessons: Vec<Lesson>) -> Self {
+        Self {
+            key,
+            lessons,
+            is_fit: true,
+        }
     }
 }
 

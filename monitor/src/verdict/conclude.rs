@@ -153,17 +153,7 @@ pub fn symptoms(clients: &[&Client]) -> Vec<Evidence> {
 /// prefixes outside of it that are good, by Laplace's rule of succession. For one prefix both
 /// its bad and its good clients agree.
 fn confidence(scene: &Scene<'_>, place: &Place) -> f64 {
-    let one_prefix = place.prefix().is_some();
-    let agreeing: f64 = scene
-        .rest
-        .iter()
-        .map(|vote| match place.contains(&vote.cell) {
-            true if one_prefix => vote.bad() + vote.good(),
-            true => vote.bad(),
-            false => vote.good(),
-        })
-        .sum();
-    laplace(agreeing, scene.rest.len())
+    laplace(scene.rest.agreeing(place), scene.rest.len())
 }
 
 /// Laplace's rule of succession: how far `agreeing` of `all` can be trusted.

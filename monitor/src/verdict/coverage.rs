@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Evidence, Inconclusive, Place, Verdict, log_name};
@@ -44,11 +45,31 @@ impl Coverage {
 
     /// Share of the bytes at `place` that TCP carried; `None`: there were none.
     pub fn tcp_share(&self, place: &Place) -> Option<f64> {
-        let at = self.bytes.iter().filter(|(cell, _)| place.contains(cell));
+        let at = self.near(place).filter(|(cell, _)| place.contains(cell));
         let (tcp, quic) = at.fold((0, 0), |(tcp, quic), (_, more)| {
             (tcp + more.0, quic + more.1)
         });
         share(tcp, quic)
+    }
+
+    /// The cells of the place's interconnect, and of its ISP if it has both: cells are in the order
+    /// of these. All, where it has no interconnect.
+    fn near<'s>(
+        &'s self,
+        place: &'s Place,
+    ) -> impl Iterator<Item = (&'s CellKey, &'s (u64, u64))> + 's {
+        let (interconnect, isp) = (place.interconnect(), place.isp());
+        let first = CellKey {
+            interconnect: interconnect.cloned().unwrap_or_default(),
+            isp: interconnect.and(isp).cloned().unwrap_or_default(),
+            origin_asn: 0,
+            prefix: IpNet::default(),
+            direct: false,
+        };
+        self.bytes.range(first..).take_while(move |(cell, _)| {
+            let is_isp = || isp.is_none_or(|name| *name == cell.isp);
+            interconnect.is_none_or(|name| *name == cell.interconnect && is_isp())
+        })
     }
 
     /// What remains of a verdict: one about mostly unseen video says nothing.

@@ -39,6 +39,9 @@ const LOG_RATE_DEVIATION_FLOOR: f64 = 0.1;
 const LOG_CHUNK_SHORTER: f64 = std::f64::consts::LN_2;
 /// Part of a threshold below which a figure is clearly good.
 const CLEARLY_GOOD: f64 = 0.5;
+/// Less than the tail of Student's t beyond 1, whatever its degrees of freedom: the normal
+/// distribution, which has the least there, has 0.1587.
+const LIKELY: f64 = 0.158;
 /// What happens by chance this often is as usual.
 const USUAL_CHANCE: f64 = 0.05;
 
@@ -49,7 +52,7 @@ pub struct Sign {
     pub excess: f64,
     /// The excess from which it does harm.
     pub threshold: f64,
-    /// Probability of such an excess by chance.
+    /// Probability of such an excess by chance; 0.158 where it is that or more.
     pub chance: f64,
 }
 
@@ -108,7 +111,7 @@ impl Comparison {
             Some(Sign {
                 excess: rtt_us - usual.mean,
                 threshold: (at.rtt_excess_ms * 1_000.0).max(at.rtt_excess_share * usual.mean),
-                chance: chance(rtt_us, usual, floor)?,
+                chance: chance(rtt_us, usual, floor, at)?,
             })
         });
         let share = |value: Option<f64>, count: u64, usual: &Moments, threshold: f64| {
@@ -117,8 +120,14 @@ impl Comparison {
             Some(Sign {
                 excess: value - usual.mean,
                 threshold,
-                chance: chance(value, usual, SHARE_DEVIATION_FLOOR)?
-                    .max(poisson_tail(count, expected)),
+                chance: {
+                    let chance = chance(value, usual, SHARE_DEVIATION_FLOOR, at)?;
+                    if is_likely(chance, at) {
+                        chance
+                    } else {
+                        chance.max(poisson_tail(count, expected))
+                    }
+                },
             })
         };
         let comparable = figures
@@ -134,7 +143,7 @@ impl Comparison {
                 Some(Sign {
                     excess: 1.0 - (log_rate - usual.mean).exp(),
                     threshold: at.rate_drop_share,
-                    chance: chance(-log_rate, &mirrored, LOG_RATE_DEVIATION_FLOOR)?,
+                    chance: chance(-log_rate, &mirrored, LOG_RATE_DEVIATION_FLOOR, at)?,
                 })
             });
         Self {
@@ -226,15 +235,27 @@ pub fn benjamini_hochberg(chances: &[f64], share: f64) -> f64 {
 }
 
 /// Probability that one more value of the baseline is at least `value`: Student's t, with a
-/// standard deviation of at least `floor`. `None` with too few values.
-fn chance(value: f64, usual: &Moments, floor: f64) -> Option<f64> {
+/// standard deviation of at least `floor`. `None` with too few values. Where it is so likely that
+/// nobody asks how likely, it is [`LIKELY`]: that is most of the figures, and the tail of Student's
+/// t is what comparing them takes most of the time for.
+fn chance(value: f64, usual: &Moments, floor: f64, at: &Thresholds) -> Option<f64> {
     if usual.count < MIN_BASELINE_VALUES {
         return None;
     }
     let values = usual.count as f64;
     let deviation = usual.deviation().max(floor) * (1.0 + 1.0 / values).sqrt();
+    let t = (value - usual.mean) / deviation;
+    if t < 1.0 && is_likely(LIKELY, at) {
+        return Some(LIKELY);
+    }
     let student = StudentsT::new(0.0, 1.0, values - 1.0).ok()?;
-    Some(student.sf((value - usual.mean) / deviation))
+    Some(student.sf(t))
+}
+
+/// Whether something as likely as that is as usual, whatever else was looked at: it is neither a
+/// discovery nor doubtful.
+fn is_likely(chance: f64, at: &Thresholds) -> bool {
+    chance >= LIKELY && at.false_discovery_share < LIKELY
 }
 
 /// Probability of at least `count` where `expected` are expected.

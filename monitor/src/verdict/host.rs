@@ -4,6 +4,7 @@
 //! and ISP seen and at least two of either (BlameIt's "cloud" segment, SIGCOMM 2019, with its 80
 //! %). What our own devices count tells the two apart.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::finding::{Evidence, Finding, Place};
 use super::interconnect;
-use super::scene::{Scene, Tally, tallies};
+use super::scene::{Scene, Tally};
 use crate::config::Thresholds;
 
 /// Packets from which a share of drops says something about a device.
@@ -74,38 +75,33 @@ impl LocalCounters {
 /// Nearly everything is bad: every interconnect and every ISP that has enough votes to say.
 pub fn everything_is_bad(scene: &Scene<'_>) -> bool {
     let at = scene.at;
-    let interconnects = tallies(scene.all, |cell| &cell.interconnect);
-    let isps = tallies(scene.all, |cell| &cell.isp);
-    let bad = |tallies: &std::collections::BTreeMap<Arc<str>, Tally>| {
+    let totals = scene.totals;
+    let bad = |tallies: &BTreeMap<Arc<str>, Tally>| {
         let counted: Vec<&Tally> = tallies
             .values()
             .filter(|tally| tally.prefixes >= u64::from(at.min_prefixes_per_isp))
             .collect();
         (counted.len(), counted.iter().all(|tally| tally.is_bad(at)))
     };
-    let ((interconnects, all_interconnects), (isps, all_isps)) = (bad(&interconnects), bad(&isps));
-    Tally::of(scene.all).is_bad(at)
-        && all_interconnects
-        && all_isps
-        && (interconnects >= 2 || isps >= 2)
+    let ((interconnects, all_interconnects), (isps, all_isps)) =
+        (bad(&totals.interconnects), bad(&totals.isps));
+    totals.all.is_bad(at) && all_interconnects && all_isps && (interconnects >= 2 || isps >= 2)
 }
 
 /// Whom we serve well through the same machine and network, if anybody.
 fn served_well(scene: &Scene<'_>) -> Option<String> {
-    let groups = tallies(scene.all, |cell| &cell.interconnect)
-        .into_iter()
-        .map(|(name, tally)| (format!("through {name}"), tally))
-        .chain(
-            tallies(scene.all, |cell| &cell.isp)
-                .into_iter()
-                .map(|(name, tally)| (format!("of {name}"), tally)),
-        );
+    let totals = scene.totals;
+    let groups = totals
+        .interconnects
+        .iter()
+        .map(|group| ("through", group))
+        .chain(totals.isps.iter().map(|group| ("of", group)));
     groups
-        .filter(|(_, tally)| tally.is_good(scene.at))
-        .max_by(|(_, a), (_, b)| a.prefixes.cmp(&b.prefixes))
-        .map(|(name, tally)| {
+        .filter(|(_, (_, tally))| tally.is_good(scene.at))
+        .max_by(|(_, (_, a)), (_, (_, b))| a.prefixes.cmp(&b.prefixes))
+        .map(|(how, (name, tally))| {
             format!(
-                "{:.0} % of {} prefixes {name} are good, and we serve them too",
+                "{:.0} % of {} prefixes {how} {name} are good, and we serve them too",
                 tally.good() * 100.0,
                 tally.prefixes
             )
@@ -163,7 +159,7 @@ pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
 }
 
 fn share_of_bad(scene: &Scene<'_>, supports: &str) -> Evidence {
-    let tally = Tally::of(scene.all);
+    let tally = &scene.totals.all;
     Evidence {
         kind: "bad_prefix_share".to_owned(),
         about: None,

@@ -6,9 +6,11 @@
 //! as frequent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::finding::{Mechanism, Place, Segment, Verdict};
 use super::scene::Vote;
+use crate::cell::CellKey;
 
 /// Windows that an incident needs to be told of: one may be chance.
 const TOLD_AFTER: u32 = 2;
@@ -140,8 +142,13 @@ impl Incidents {
             .collect();
         // The widest first: a narrower one is a part of it only if nobody speaks for the whole.
         about.sort_by_key(|verdict| width(&verdict.place));
+        let votes = if about.is_empty() {
+            Vec::new()
+        } else {
+            runs(votes)
+        };
         for verdict in about {
-            self.take(verdict, votes, window, span, &mut news);
+            self.take(verdict, &votes, window, span, &mut news);
         }
         self.open.retain(|incident| {
             let over = window.saturating_sub(incident.last) >= QUIET_WINDOWS;
@@ -175,7 +182,7 @@ impl Incidents {
     fn take(
         &mut self,
         verdict: &Verdict,
-        votes: &[Vote],
+        votes: &[Run<'_>],
         window: u64,
         span: u64,
         news: &mut Vec<(News, Incident)>,
@@ -273,13 +280,50 @@ fn width(place: &Place) -> u8 {
     }
 }
 
-fn scope(place: &Place, votes: &[Vote], observations: u64) -> Scope {
-    let inside = votes.iter().filter(|vote| place.contains(&vote.cell));
-    Scope {
-        prefixes: inside.clone().count() as u64,
-        prefixes_bad: inside.filter(|vote| vote.has_bad()).count() as u64,
+/// Votes of one interconnect and ISP that follow each other.
+struct Run<'a> {
+    votes: &'a [Vote],
+    bad: u64,
+}
+
+fn runs(votes: &[Vote]) -> Vec<Run<'_>> {
+    let is_one = |one: &Vote, next: &Vote| {
+        one.cell.isp == next.cell.isp && one.cell.interconnect == next.cell.interconnect
+    };
+    let runs = votes.chunk_by(is_one).map(|votes| Run {
+        votes,
+        bad: votes.iter().filter(|vote| vote.has_bad()).count() as u64,
+    });
+    runs.collect()
+}
+
+fn scope(place: &Place, runs: &[Run<'_>], observations: u64) -> Scope {
+    let mut scope = Scope {
         observations,
+        ..Scope::default()
+    };
+    let is = |wanted: Option<&Arc<str>>, name: &Arc<str>| wanted.is_none_or(|it| it == name);
+    for run in runs {
+        let Some(CellKey {
+            interconnect, isp, ..
+        }) = run.votes.first().map(|vote| &vote.cell)
+        else {
+            continue;
+        };
+        if !is(place.interconnect(), interconnect) || !is(place.isp(), isp) {
+            continue;
+        }
+        if place.prefix().is_none() {
+            scope.prefixes += run.votes.len() as u64;
+            scope.prefixes_bad += run.bad;
+            continue;
+        }
+        for vote in run.votes.iter().filter(|vote| place.contains(&vote.cell)) {
+            scope.prefixes += 1;
+            scope.prefixes_bad += u64::from(vote.has_bad());
+        }
     }
+    scope
 }
 
 #[cfg(test)]

@@ -14,14 +14,14 @@
 //! A link may be a bundle (LAG, ECMP) of which one member is full. Then a part of the clients of
 //! every ISP behind it is bad, and no single client's line is to be blamed for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
 use super::host;
 use super::ports::{self, Says};
-use super::scene::{Client, Scene, Tally, Vote, tallies};
+use super::scene::{Client, Scene, Tally};
+use super::votes::Settled;
 
 /// ISPs that must agree.
 const MIN_ISPS: usize = 2;
@@ -48,6 +48,18 @@ const AT_ONCE_WINDOWS: u64 = 2;
 /// likely than one cause.
 const TOGETHER: usize = 2;
 
+/// Whether it may be named at all: its port is full, or there are as many ISPs behind it of which
+/// nearly all are bad as must agree. Quickly answered, for interconnects of which there is nothing
+/// to say.
+pub fn may_be_named(scene: &Scene<'_>, interconnect: &str) -> bool {
+    ports::says(scene, interconnect).is_full() || may_have_witnesses(scene, interconnect)
+}
+
+fn may_have_witnesses(scene: &Scene<'_>, interconnect: &str) -> bool {
+    let is_bad = |tally: &Tally| tally.is_bad(scene.at);
+    scene.rest.count_isps(interconnect, is_bad) >= MIN_ISPS
+}
+
 /// Our port or link to the neighbour.
 pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     match (place, place.interconnect()) {
@@ -59,10 +71,8 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
 }
 
 fn everything(scene: &Scene<'_>) -> Finding {
-    let names: Vec<Arc<str>> = tallies(scene.all, |cell| &cell.interconnect)
-        .into_keys()
-        .collect();
-    let interconnects = scene.risk_groups.independent(&names);
+    let names = scene.totals.interconnects.keys();
+    let interconnects = scene.risk_groups.independent(names);
     if scene
         .local
         .is_some_and(|local| local.full(scene.at).is_some())
@@ -213,8 +223,7 @@ pub fn by_port(scene: &Scene<'_>, interconnect: &str) -> Result<Vec<Evidence>, O
 
 /// There is one interconnect only, everything is bad, and its port says why.
 pub fn one_full_port_explains_all(scene: &Scene<'_>) -> bool {
-    let interconnects = tallies(scene.all, |cell| &cell.interconnect);
-    let mut names = interconnects.keys();
+    let mut names = scene.totals.interconnects.keys();
     match (names.next(), names.next()) {
         (Some(name), None) => by_port(scene, name).is_ok(),
         _ => false,
@@ -223,16 +232,17 @@ pub fn one_full_port_explains_all(scene: &Scene<'_>) -> bool {
 
 /// Another interconnect with which it shares a risk group may be as bad.
 pub fn shared_fault(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
-    let votes = scene.all.iter();
-    tallies(votes, |cell| &cell.interconnect)
-        .into_iter()
+    scene
+        .totals
+        .interconnects
+        .iter()
         .filter(|(other, tally)| {
-            **other != *interconnect
+            ***other != *interconnect
                 && tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp)
                 && 1.0 - tally.good() >= scene.at.bad_share
         })
         .find_map(|(other, _)| {
-            let group = scene.risk_groups.shared(interconnect, &other)?;
+            let group = scene.risk_groups.shared(interconnect, other)?;
             Some(format!(
                 "{other}, which shares {group} with {interconnect}, may be as bad: what they share may be at fault"
             ))
@@ -243,6 +253,9 @@ pub fn shared_fault(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
 /// did not raise the question what it is.
 pub fn is_contested(scene: &Scene<'_>, interconnect: &str) -> bool {
     let place = Place::Interconnect(interconnect.into());
+    if !may_have_witnesses(scene, interconnect) {
+        return false;
+    }
     let clients: Vec<&Client> = scene.bad_clients(&place).collect();
     let is_good = |tally: &Tally| tally.is_good(scene.at);
     witnesses(scene, interconnect).len() >= MIN_ISPS
@@ -312,11 +325,10 @@ fn each_cleared(scene: &Scene<'_>, place: &Place) -> Finding {
 /// A part of one prefix: the link is cleared by all others that cross it, unless a part of a
 /// bundle could have hit just this client.
 fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
+    let whole = Place::Interconnect(interconnect.into());
     let others: Vec<_> = scene
-        .rest
-        .iter()
-        .copied()
-        .filter(|vote| &*vote.cell.interconnect == interconnect && !place.contains(&vote.cell))
+        .at_place(&whole)
+        .filter(|vote| !place.contains(&vote.cell))
         .collect();
     let tally = Tally::of(others.iter().copied());
     if !tally.is_good(scene.at) {
@@ -355,19 +367,12 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
 /// Flows are spread over the members by a hash of their addresses and ports (IEEE 802.1AX), so that
 /// a member has its share of everybody.
 pub fn part_of_bundle(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
-    let mut isps: BTreeMap<&str, Settled> = BTreeMap::new();
-    let (mut here, mut elsewhere) = (Settled::default(), Settled::default());
-    for vote in scene.rest {
-        if &*vote.cell.interconnect == interconnect {
-            here.add(vote);
-            isps.entry(&*vote.cell.isp).or_default().add(vote);
-        } else {
-            elsewhere.add(vote);
-        }
-    }
-    let affected = isps.values().filter(|isp| isp.bad > 0).count();
+    let (isps, elsewhere) = scene.rest.settled(interconnect);
+    let mut here = Settled::default();
+    isps.iter().for_each(|isp| here.add(*isp));
+    let affected = isps.iter().filter(|isp| isp.bad > 0).count();
     let share = here.share();
-    let is_alike = isps.values().all(|isp| {
+    let is_alike = isps.iter().all(|isp| {
         let expected = share * (isp.bad + isp.good) as f64;
         (isp.bad > 0 || expected < IMPROBABLE) && (isp.good > 0 || expected >= isp.bad as f64 / 2.0)
     });
@@ -383,26 +388,6 @@ pub fn part_of_bundle(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
     })
 }
 
-/// Clients that are not unsettled.
-#[derive(Clone, Copy, Debug, Default)]
-struct Settled {
-    bad: u64,
-    good: u64,
-}
-
-impl Settled {
-    fn add(&mut self, vote: &Vote) {
-        for client in &vote.clients {
-            self.bad += u64::from(client.is_bad());
-            self.good += u64::from(client.is_good());
-        }
-    }
-
-    fn share(self) -> f64 {
-        self.bad as f64 / (self.bad + self.good).max(1) as f64
-    }
-}
-
 /// Why a full member of a bundle, ours or the ISP's, may be what hits one prefix: it would hit a
 /// few clients of many prefixes, of several ISPs if it is ours.
 pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
@@ -410,22 +395,14 @@ pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
         return None;
     };
     // An ISP that is bad as a whole is no part of a bundle, but the subject of another verdict.
-    let wholly_bad: Vec<_> = tallies(
+    let mut wholly_bad = scene.all.by_isp(interconnect);
+    wholly_bad.retain(|_, tally| tally.is_bad(scene.at));
+    let whole = Place::Interconnect(Arc::clone(interconnect));
+    let others = || {
         scene
             .all
-            .iter()
-            .filter(|vote| vote.cell.interconnect == *interconnect),
-        |cell| &cell.isp,
-    )
-    .into_iter()
-    .filter(|(_, tally)| tally.is_bad(scene.at))
-    .collect();
-    let others = || {
-        scene.all.iter().filter(|vote| {
-            vote.cell.interconnect == *interconnect
-                && !place.contains(&vote.cell)
-                && !wholly_bad.iter().any(|(isp, _)| *isp == vote.cell.isp)
-        })
+            .at(&whole)
+            .filter(|vote| !place.contains(&vote.cell) && !wholly_bad.contains_key(&vote.cell.isp))
     };
     let (mut bad, mut all) = (0_usize, 0_usize);
     for vote in others() {

@@ -5,14 +5,16 @@
 //! time, or by its own port's counters. That second
 //! comparison is what "peak against off-peak" of the 2014 dispute lacked.
 
+use std::sync::Arc;
+
 use super::finding::{Evidence, Finding, Place};
 use super::host;
 use super::interconnect;
 use super::ports::{self, Says};
-use super::scene::{Scene, Tally, tallies};
+use super::scene::{Scene, Tally};
 
 /// Direct ways into the ISP that must agree.
-const MIN_PATHS: usize = 2;
+pub const MIN_PATHS: usize = 2;
 /// From this number on, ISPs that are bad all at once have something else in common.
 const MANY_ISPS: usize = 3;
 
@@ -27,7 +29,7 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
 }
 
 fn everything(scene: &Scene<'_>) -> Finding {
-    let isps = tallies(scene.all, |cell| &cell.isp).len();
+    let isps = scene.totals.isps.len();
     if scene
         .local
         .is_some_and(|local| local.full(scene.at).is_some())
@@ -124,12 +126,8 @@ fn others_good(scene: &Scene<'_>, place: &Place, isp: &str) -> Finding {
     if let Some(why) = interconnect::maybe_bundle(scene, place) {
         return Finding::Open(why);
     }
-    let others = scene.rest.iter().copied().filter(|vote| {
-        &*vote.cell.isp == isp
-            && place.interconnect() == Some(&vote.cell.interconnect)
-            && !place.contains(&vote.cell)
-    });
-    let tally = Tally::of(others);
+    let others = scene.rest.of_pair(place.interconnect(), isp);
+    let tally = Tally::of(others.filter(|vote| !place.contains(&vote.cell)));
     if tally.is_good(scene.at) {
         Finding::Rejected(format!(
             "{:.0} % of {} other prefixes of {isp} on the same way are good",
@@ -143,11 +141,10 @@ fn others_good(scene: &Scene<'_>, place: &Place, isp: &str) -> Finding {
     }
 }
 
-fn is_direct(scene: &Scene<'_>, isp: &str, interconnect: &str) -> bool {
+fn is_direct(scene: &Scene<'_>, isp: &str, interconnect: &Arc<str>) -> bool {
     scene
         .rest
-        .iter()
-        .filter(|vote| &*vote.cell.isp == isp && &*vote.cell.interconnect == interconnect)
+        .of_pair(Some(interconnect), isp)
         .all(|vote| vote.cell.direct)
 }
 

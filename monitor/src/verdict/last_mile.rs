@@ -5,6 +5,8 @@
 //! others. Every wider fault looks like this when it begins and when it ends, so the narrowest
 //! blame waits longer than the others.
 
+use std::sync::Arc;
+
 use super::finding::{Evidence, Finding, Place, Segment, log_name};
 use super::interconnect;
 use super::scene::{Client, Scene, Tally, Vote};
@@ -109,11 +111,13 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
 
 /// The other prefixes of the same ISP through the same interconnect.
 fn siblings(scene: &Scene<'_>, place: &Place, vote: &Vote) -> Tally {
-    Tally::of(scene.rest.iter().copied().filter(|other| {
-        other.cell.interconnect == vote.cell.interconnect
-            && other.cell.isp == vote.cell.isp
-            && !place.contains(&other.cell)
-    }))
+    let pair = Place::Pair {
+        interconnect: Arc::clone(&vote.cell.interconnect),
+        isp: Arc::clone(&vote.cell.isp),
+        origin_asn: vote.cell.origin_asn,
+    };
+    let others = scene.at_place(&pair);
+    Tally::of(others.filter(|other| !place.contains(&other.cell)))
 }
 
 /// Neighbours in the prefix, and prefixes beside it, are good.

@@ -3,6 +3,7 @@
 //! Only clients whose RTT, losses and marks are as usual may be set aside; if they are nearly all
 //! of the bad ones, that is the verdict.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::conclude::{laplace, symptoms};
@@ -22,8 +23,19 @@ pub struct Limited<'a> {
 
 impl<'a> Limited<'a> {
     /// The votes without the clients that limit themselves, and these clients.
-    pub fn set_aside(votes: &'a [Vote], bad: usize) -> (Vec<Vote>, Self) {
+    pub fn set_aside(votes: &'a [Vote], bad: usize) -> (Cow<'a, [Vote]>, Self) {
         let mut limited = Vec::new();
+        let limits =
+            |client: &Client| receiver_limited::holds(client) || sender_limited::holds(client);
+        if !votes.iter().flat_map(|vote| &vote.clients).any(limits) {
+            return (
+                Cow::Borrowed(votes),
+                Self {
+                    clients: limited,
+                    bad,
+                },
+            );
+        }
         let mut kept = Vec::new();
         for vote in votes {
             let mut clients = Vec::new();
@@ -44,7 +56,7 @@ impl<'a> Limited<'a> {
             }
         }
         (
-            kept,
+            Cow::Owned(kept),
             Self {
                 clients: limited,
                 bad,

@@ -33,7 +33,9 @@ pub mod sender_limited;
 pub mod standing;
 pub mod transit;
 mod undecided;
+mod votes;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -47,7 +49,9 @@ pub use scene::{Client, RiskGroups, Scene, Tally, Vote};
 
 use conclude::conclude;
 use limits::Limited;
+use votes::{Index, Totals, Votes};
 
+use crate::cell::CellKey;
 use crate::config::Thresholds;
 use crate::path::ports::InterconnectPorts;
 
@@ -95,11 +99,16 @@ pub fn decide(
 
     let (votes, limited) = Limited::set_aside(&window.votes, bad);
     let mut verdicts = Vec::from_iter(limited.verdict());
-    let mut rest: Vec<&Vote> = votes.iter().collect();
-    let mut unnamed = rest.clone();
+    let index = Index::new(&votes);
+    let totals = Totals::of(&index);
+    let all = Votes::all(&index);
+    let mut rest = all.clone();
+    let mut unnamed = all.clone();
+    let mut no_line = NoLine::default();
     loop {
         let scene = Scene {
-            all: &votes,
+            all: &all,
+            totals: &totals,
             rest: &rest,
             unnamed: &unnamed,
             local,
@@ -107,23 +116,39 @@ pub fn decide(
             risk_groups: &window.risk_groups,
             at,
         };
-        let Some(place) = next_place(&scene) else {
+        let Some(place) = next_place(&scene, &mut no_line) else {
             return verdicts;
         };
         let mut verdict = conclude(&scene, place.clone());
         verdict.rejected.extend(limited.rejected());
         if verdict.segments.len() == 1 {
-            unnamed.retain(|vote| !place.contains(&vote.cell));
+            unnamed.remove(&place);
         }
         verdicts.push(verdict);
-        rest.retain(|vote| !place.contains(&vote.cell));
+        no_line.forget(&place);
+        rest.remove(&place);
+    }
+}
+
+/// Prefixes of which it is known that they are no single line's trouble, as long as their
+/// neighbours on the same way stay what they are: nothing else is asked about a line.
+#[derive(Default)]
+struct NoLine(BTreeSet<CellKey>);
+
+impl NoLine {
+    /// The votes of `place` are explained.
+    fn forget(&mut self, place: &Place) {
+        let (interconnect, isp) = (place.interconnect(), place.isp());
+        let is = |wanted: Option<&Arc<str>>, name: &Arc<str>| wanted.is_none_or(|it| it == name);
+        self.0
+            .retain(|cell| !is(interconnect, &cell.interconnect) || !is(isp, &cell.isp));
     }
 }
 
 /// The widest place that explains something, in the decision order; `None` when nothing bad is
 /// left.
-fn next_place(scene: &Scene<'_>) -> Option<Place> {
-    let bad = scene.rest.iter().find(|vote| vote.has_bad())?;
+fn next_place(scene: &Scene<'_>, no_line: &mut NoLine) -> Option<Place> {
+    let bad = scene.rest.bad().next()?;
     if scene.rest.len() == scene.all.len()
         && host::everything_is_bad(scene)
         && !interconnect::one_full_port_explains_all(scene)
@@ -132,22 +157,34 @@ fn next_place(scene: &Scene<'_>) -> Option<Place> {
     }
     let everything = Place::Everything;
     for interconnect in scene.bad_interconnects(&everything) {
+        if !interconnect::may_be_named(scene, &interconnect) {
+            continue;
+        }
         let place = Place::Interconnect(interconnect);
         if matches!(interconnect::examine(scene, &place), Finding::Supported(_)) {
             return Some(place);
         }
     }
     for isp in scene.bad_isps(&everything) {
+        // As many ways as must agree.
+        let is_bad = |tally: &Tally| tally.is_bad(scene.at);
+        if scene.rest.count_interconnects(&isp, is_bad) < isp::MIN_PATHS {
+            continue;
+        }
         let place = isp_place(scene.rest, &isp)?;
         if matches!(isp::examine(scene, &place), Finding::Supported(_)) {
             return Some(place);
         }
     }
-    for vote in scene.rest.iter().filter(|vote| vote.has_bad()) {
+    for vote in scene.rest.bad() {
+        if no_line.0.contains(&vote.cell) {
+            continue;
+        }
         let place = prefix_place(vote);
         if matches!(last_mile::examine(scene, &place), Finding::Supported(_)) {
             return Some(place);
         }
+        no_line.0.insert(vote.cell.clone());
     }
     for interconnect in scene.bad_interconnects(&everything) {
         if interconnect::is_contested(scene, &interconnect)
@@ -159,12 +196,16 @@ fn next_place(scene: &Scene<'_>) -> Option<Place> {
     Some(undecided::place(scene, bad))
 }
 
-fn isp_place(votes: &[&Vote], isp: &Arc<str>) -> Option<Place> {
-    let vote = votes.iter().find(|vote| vote.cell.isp == *isp)?;
-    Some(Place::Isp {
+fn isp_place(votes: &Votes<'_>, isp: &Arc<str>) -> Option<Place> {
+    let mut place = Place::Isp {
         isp: Arc::clone(isp),
-        origin_asn: vote.cell.origin_asn,
-    })
+        origin_asn: 0,
+    };
+    let first = votes.at(&place).next()?.cell.origin_asn;
+    if let Place::Isp { origin_asn, .. } = &mut place {
+        *origin_asn = first;
+    }
+    Some(place)
 }
 
 fn prefix_place(vote: &Vote) -> Place {

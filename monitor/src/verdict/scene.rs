@@ -15,6 +15,7 @@ use super::LocalCounters;
 use super::degraded::{Comparison, Signs};
 use super::finding::Place;
 use super::standing::{Standing, Track};
+use super::votes::{Totals, Votes};
 use crate::cell::CellKey;
 use crate::config::Thresholds;
 use crate::path::ports::InterconnectPorts;
@@ -88,11 +89,24 @@ impl Tally {
     pub fn of<'a>(votes: impl IntoIterator<Item = &'a Vote>) -> Self {
         let mut tally = Self::default();
         for vote in votes {
-            tally.prefixes += 1;
-            tally.bad_sum += vote.bad();
-            tally.good_sum += vote.good();
+            tally.push(vote.bad(), vote.good());
         }
         tally
+    }
+
+    /// Adds a vote of which these parts are bad and good.
+    pub fn push(&mut self, bad: f64, good: f64) {
+        self.prefixes += 1;
+        self.bad_sum += bad;
+        self.good_sum += good;
+    }
+
+    pub fn bad_sum(&self) -> f64 {
+        self.bad_sum
+    }
+
+    pub fn good_sum(&self) -> f64 {
+        self.good_sum
     }
 
     /// Share of the votes that is bad.
@@ -154,12 +168,14 @@ impl RiskGroups {
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
     /// Every vote of the window.
-    pub all: &'a [Vote],
+    pub all: &'a Votes<'a>,
+    /// The same, summed.
+    pub totals: &'a Totals,
     /// Votes that no earlier verdict of this window has explained.
-    pub rest: &'a [&'a Vote],
+    pub rest: &'a Votes<'a>,
     /// Votes that no earlier verdict of this window has explained by one name. What was only said
     /// as a set is no excuse: it may be the same trouble.
-    pub unnamed: &'a [&'a Vote],
+    pub unnamed: &'a Votes<'a>,
     /// What our own devices count; `None`: unknown.
     pub local: Option<&'a LocalCounters>,
     /// What our ports count; `None`: unknown.
@@ -169,17 +185,14 @@ pub struct Scene<'a> {
     pub at: &'a Thresholds,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
     /// The unexplained votes of `place`.
-    pub fn at_place<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'s Vote> {
-        self.rest
-            .iter()
-            .copied()
-            .filter(|vote| place.contains(&vote.cell))
+    pub fn at_place<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'a Vote> + 's {
+        self.rest.at(place)
     }
 
     /// The clients of `place` that are bad.
-    pub fn bad_clients<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'s Client> {
+    pub fn bad_clients<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'a Client> + 's {
         self.at_place(place)
             .flat_map(|vote| &vote.clients)
             .filter(|client| client.is_bad())
@@ -187,45 +200,32 @@ impl Scene<'_> {
 
     /// Interconnects through which the bad clients of `place` are reached, in order.
     pub fn bad_interconnects(&self, place: &Place) -> Vec<Arc<str>> {
-        names(self.at_place(place).filter(|vote| vote.has_bad()), |cell| {
-            &cell.interconnect
-        })
+        self.rest.bad_interconnects(place)
     }
 
     /// ISPs of the bad clients of `place`, in order.
     pub fn bad_isps(&self, place: &Place) -> Vec<Arc<str>> {
-        names(self.at_place(place).filter(|vote| vote.has_bad()), |cell| {
-            &cell.isp
-        })
+        self.rest.bad_isps(place)
     }
 
     /// Unexplained votes behind `interconnect`, by ISP.
     pub fn by_isp(&self, interconnect: &str) -> BTreeMap<Arc<str>, Tally> {
-        let votes = self.rest.iter().copied();
-        tallies(
-            votes.filter(|vote| &*vote.cell.interconnect == interconnect),
-            |cell| &cell.isp,
-        )
+        self.rest.by_isp(interconnect)
     }
 
     /// Votes of `isp` that nobody was named for, by interconnect.
     pub fn unnamed_by_interconnect(&self, isp: &str) -> BTreeMap<Arc<str>, Tally> {
-        let votes = self.unnamed.iter().copied();
-        tallies(votes.filter(|vote| &*vote.cell.isp == isp), |cell| {
-            &cell.interconnect
-        })
+        self.unnamed.by_interconnect(isp)
     }
 
     /// Unexplained votes of `isp`, by interconnect.
     pub fn by_interconnect(&self, isp: &str) -> BTreeMap<Arc<str>, Tally> {
-        let votes = self.rest.iter().copied();
-        tallies(votes.filter(|vote| &*vote.cell.isp == isp), |cell| {
-            &cell.interconnect
-        })
+        self.rest.by_interconnect(isp)
     }
 }
 
 /// Counts `votes` by what `name` reads from their cells.
+#[cfg(test)]
 pub fn tallies<'a>(
     votes: impl IntoIterator<Item = &'a Vote>,
     name: impl Fn(&CellKey) -> &Arc<str>,
@@ -239,16 +239,6 @@ pub fn tallies<'a>(
         .into_iter()
         .map(|(name, votes)| (name, Tally::of(votes)))
         .collect()
-}
-
-fn names<'a>(
-    votes: impl Iterator<Item = &'a Vote>,
-    name: impl Fn(&CellKey) -> &Arc<str>,
-) -> Vec<Arc<str>> {
-    let mut names: Vec<Arc<str>> = votes.map(|vote| Arc::clone(name(&vote.cell))).collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 impl Place {

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::degraded::Raw;
@@ -182,7 +183,7 @@ impl Track {
 /// The past of every client that was judged lately.
 #[derive(Clone, Debug, Default)]
 pub struct Standings {
-    tracks: HashMap<(CellKey, IpAddr), Track>,
+    tracks: HashMap<(CellKey, IpAddr), Track, RandomState>,
 }
 
 /// One client's window, as it comes in.
@@ -245,7 +246,7 @@ const CROWD_SHARE: f64 = 0.06;
 #[derive(Default)]
 struct Crowds<'a> {
     /// `(bad, all)`.
-    groups: HashMap<(&'a str, &'a str), (u64, u64)>,
+    groups: HashMap<(&'a str, &'a str), (u64, u64), RandomState>,
 }
 
 impl<'a> Crowds<'a> {
