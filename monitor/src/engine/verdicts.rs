@@ -67,15 +67,34 @@ impl Engine {
         let judgement = self
             .judge
             .window(cells, window, beside.missed, moves, config);
+        self.conclude(judgement, Vec::new(), window, beside, config)
+    }
+
+    /// The second half of [`Self::window`]: from what the judge said. `apart` is known already, and
+    /// is about clients that do not vote any more.
+    pub fn conclude(
+        &mut self,
+        judgement: Judgement,
+        apart: Vec<Verdict>,
+        window: &WindowSpan,
+        beside: &Beside<'_>,
+        config: &Config,
+    ) -> Conclusions {
         let at = &config.verdict;
-        let verdicts: Vec<_> = verdict::decide(&judgement.window, beside.local, beside.ports, at)
-            .into_iter()
-            .map(|verdict| beside.coverage.limit(verdict, at))
-            .collect();
+        let mut verdicts: Vec<_> =
+            verdict::decide(&judgement.window, beside.local, beside.ports, at)
+                .into_iter()
+                .map(|verdict| beside.coverage.limit(verdict, at))
+                .collect();
         let span = judge::span(&config.baseline);
         let news = self
             .incidents
             .window(&verdicts, &judgement.window.votes, window.number, span);
+        if !apart.is_empty() {
+            // Not everything is well.
+            verdicts.retain(|verdict| verdict.degraded != Some(false));
+            verdicts.extend(apart);
+        }
         Conclusions {
             judgement,
             verdicts,

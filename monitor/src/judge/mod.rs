@@ -8,9 +8,11 @@
 //! logs      lines of files, window by window over all of them      : Part, VerdictRecord
 //! part      one host's cell record, checked                        : Part
 //! window    the parts of one window, merged                        : Merged
+//! hosts     hosts that are in trouble themselves                     : Verdict
 //! run       all of it, from the command line to standard output
 //! ```
 
+mod hosts;
 mod logs;
 mod part;
 mod run;

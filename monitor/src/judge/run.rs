@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::hosts;
 use super::logs::Logs;
 use super::window::{Batch, Moved};
 use crate::config::{Config, Destination};
@@ -82,9 +83,18 @@ impl<'a> Site<'a> {
             ports: merged.ports.as_ref(),
             coverage: &merged.coverage,
         };
-        let concluded =
-            self.engine
-                .window(&merged.cells, window, &beside, &self.moved, self.config);
+        let mut judgement = self.engine.judge.window(
+            &merged.cells,
+            window,
+            &merged.missed,
+            &self.moved,
+            self.config,
+        );
+        let votes = &mut judgement.window.votes;
+        let apart = hosts::set_aside(votes, &merged.served, &merged.hosts, window.number);
+        let concluded = self
+            .engine
+            .conclude(judgement, apart, window, &beside, self.config);
         let end_us = window.start_us + u64::from(window.length_s) * 1_000_000;
         let last = self.last.insert((merged.host(), end_us));
         let context = context(last);

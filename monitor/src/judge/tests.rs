@@ -342,3 +342,47 @@ fn no_bytes_make_it_panic() {
         assert!(judged.is_empty());
     }
 }
+
+/// The lines of two hosts, of which the first has trouble of its own from a window on: a queue
+/// before it delays everybody that it serves, and it serves a part of every prefix.
+fn with_a_host_in_trouble(troubled: bool) -> [Vec<u8>; 2] {
+    let mut site = site(true);
+    let mut records = Vec::new();
+    for window in 0..WINDOWS {
+        records.extend(site.window(|home| {
+            let is_hit = troubled && home.number == 0 && window >= LEAD_IN + 2;
+            match is_hit {
+                true => Life::congested(30_000),
+                false => Life::default(),
+            }
+        }));
+    }
+    as_two_hosts(&records)
+}
+
+#[test]
+fn a_host_s_own_trouble_is_said_of_the_host_and_blames_nobody_else() {
+    let config = Site::config(HD);
+    let [one, other] = with_a_host_in_trouble(true);
+    let (judged, damage) = judge(&config, &[&one, &other]);
+    assert_eq!(damage, Damage::default());
+    let of_host: Vec<VerdictRecord> = verdicts(&judged)
+        .into_iter()
+        .filter(|it| it.segments == [Segment::Host, Segment::OwnNetwork])
+        .collect();
+    assert!(of_host.len() >= 10, "{}", of_host.len());
+    for verdict in &of_host {
+        let about = verdict.evidence[0].about.as_deref();
+        assert_eq!(
+            (&*verdict.evidence[0].kind, about),
+            ("bad_client_share_of_host", Some("host-1"))
+        );
+        assert_eq!(verdict.rejected.len(), 7);
+    }
+    assert!(names(&judged).is_empty(), "{:?}", names(&judged));
+
+    let [one, other] = with_a_host_in_trouble(false);
+    let (judged, _) = judge(&config, &[&one, &other]);
+    let is_about_hosts = |it: &VerdictRecord| it.segments.contains(&Segment::Host);
+    assert!(!verdicts(&judged).iter().any(is_about_hosts));
+}

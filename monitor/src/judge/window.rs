@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::hosts::Served;
 use super::part::Part;
 use crate::cell::{Cell, CellKey, Cells};
 use crate::engine::judge::Moves;
@@ -71,6 +72,7 @@ impl Batch {
         let mut merged = Merged::default();
         let mut ways: BTreeMap<CellKey, BTreeMap<CellWayRecord, u64>> = BTreeMap::new();
         let mut stale: HashSet<CellKey> = HashSet::new();
+        let names: Vec<&String> = self.hosts.keys().collect();
         for part in self.cells {
             let acked_bytes = part.acked_bytes();
             merged
@@ -93,8 +95,13 @@ impl Batch {
                 rerouted: part.route_changed,
                 ..Cell::default()
             };
+            let host = names.binary_search(&&part.host).ok();
             for (address, client) in part.clients {
                 merged.cells.observations += client.observations;
+                let server = merged.served.entry(address).or_insert(host);
+                if *server != host {
+                    *server = None;
+                }
                 more.clients.insert(address, client);
             }
             cell.add(&more);
@@ -211,6 +218,7 @@ pub struct Merged {
     pub missed: Missed,
     /// In order.
     pub hosts: Vec<String>,
+    pub served: Served,
     devices: Option<Vec<DeviceCounters>>,
     pub ports: Option<InterconnectPorts>,
     moved: Vec<(IpNet, u64)>,
