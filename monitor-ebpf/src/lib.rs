@@ -4,6 +4,7 @@
 //! link     Ethernet or raw IP -> VLAN, QinQ, PPPoE, MPLS
 //! packet   IPv4 or IPv6 -> TCP and its options                                  : Segment
 //! select   is it watched? ports, prefixes, a sample of the flows
+//! admit    which flows get a state, and when
 //! tracker  FlowState x Segment x time -> RTT samples, loss classes, timers, slow-start features
 //! chunk    requests and the responses they get                                   : Chunk
 //! hello    what a client says first, handed on once a flow
@@ -16,6 +17,7 @@
 #![no_std]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+pub mod admit;
 pub mod bench;
 pub mod chunk;
 pub mod counters;

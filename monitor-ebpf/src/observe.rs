@@ -1,23 +1,18 @@
 //! From a packet to its flow's state: parse, select, find or admit the flow, track, report.
 
 use crate::{
+    admit::{Pending, admit},
     chunk,
     counters::{Counter, Reason},
-    flow::{FlowKey, FlowState, Half, SocketFigures, half_flags as is},
+    flow::{FlowKey, FlowState, SocketFigures, half_flags as is},
     hello::{self, Piece, Place},
-    options,
-    packet::{self, Frame, Link, Parsed, Segment, tcp_flags},
+    packet::{self, Frame, Link, Parsed, Segment},
     quic::{self, QuicFlow},
     select::{self, Settings, Watch},
-    sequence::{distance, high, micros, pack, ticks},
+    sequence::high,
     tracker::{self, Clock, Sighting},
     verifier::forget,
 };
-
-/// A flow of which only one direction was seen waits for the other, so that a SYN flood or
-/// spoofed data cannot push watched flows out. After this many packets one way the other way is
-/// taken to pass elsewhere (asymmetric routing).
-const ONE_SIDED_PACKETS: u32 = 64;
 
 /// One packet at one hook.
 pub trait Packet: Frame + Clock {
@@ -73,30 +68,6 @@ pub trait Tables: Watch {
     fn count(&self, counter: Counter);
 }
 
-/// A flow of which one direction was seen.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pending {
-    /// Precise time of `segment`, ns.
-    pub start_ns: u64,
-    /// Payload bytes so far.
-    pub bytes: u64,
-    /// The SYN, else the first segment.
-    pub segment: Segment,
-    /// The hook that saw it.
-    pub hook: u32,
-    pub direction: u32,
-    pub packets: u32,
-    pub frames: u32,
-    pub segments: u32,
-    /// One past the highest sequence number.
-    pub end: u32,
-    /// Copies of the SYN after the first.
-    pub syns_repeated: u32,
-}
-
-const _: () = assert!(size_of::<Pending>() == 96);
-
 /// Takes one packet into account, or says why it is not tracked.
 #[inline(always)]
 pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Result<(), Reason> {
@@ -135,7 +106,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     }
     let state = match found {
         Some(state) => state,
-        None => match admit(packet, tables, key, direction, segment) {
+        None => match admit(packet, tables, key, direction, segment, settings) {
             Some(state) => state,
             None => return Ok(()),
         },
@@ -284,163 +255,4 @@ fn report<T: Tables>(tables: &T, state: &FlowState) -> bool {
         Counter::ReportsLost
     });
     sent
-}
-
-/// The state for the first packet of a flow, once it may have one: both directions were seen, or
-/// our own socket sends, or the flow is one-sided.
-#[inline(always)]
-fn admit<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    key: &FlowKey,
-    direction: usize,
-    segment: &Segment,
-) -> Option<*mut FlowState> {
-    let now_ns = packet.precise_ns();
-    if let Some(pending) = tables.pending(key) {
-        // SAFETY: valid until the next call that adds or removes a pending flow.
-        let pending = unsafe { &mut *pending };
-        let same_way = pending.direction == direction as u32;
-        let syn = segment.has(tcp_flags::SYN);
-        let repeats = segment.sequence == pending.segment.sequence;
-        if same_way && syn && repeats && pending.hook == packet.hook() {
-            pending.syns_repeated = pending.syns_repeated.wrapping_add(1);
-        }
-        if same_way && syn && !repeats {
-            // An attempt that came to nothing; these are the same ports' next one.
-            *pending = begin(packet, direction, segment, now_ns);
-            return None;
-        }
-        if same_way && pending.packets < ONE_SIDED_PACKETS {
-            // The other hooks of a forwarding host see the same packets.
-            if pending.hook == packet.hook() {
-                pending.packets = pending.packets.wrapping_add(1);
-                add(pending, segment);
-            }
-            return None;
-        }
-        let first = *pending;
-        tables.remove_pending(key);
-        let state = create(tables, key, now_ns, first.start_ns)?;
-        // SAFETY: just created (see `Tables::flow`).
-        let (own, _) = unsafe { &mut *state }.halves_mut(first.direction as usize);
-        resume(own, &first, packet.coarse_ns());
-        return Some(state);
-    }
-    if packet.sent_by_socket() || segment.has(tcp_flags::RST) {
-        if segment.has(tcp_flags::RST) {
-            // A reset of nothing we know: no flow begins with it.
-            return None;
-        }
-        return create(tables, key, now_ns, now_ns);
-    }
-    tables.put_pending(key, &begin(packet, direction, segment, now_ns));
-    tables.count(Counter::FlowsPending);
-    None
-}
-
-/// What waits after its first packet.
-#[inline(always)]
-fn begin<P: Packet>(packet: &P, direction: usize, segment: &Segment, now_ns: u64) -> Pending {
-    let mut pending = Pending {
-        start_ns: now_ns,
-        bytes: 0,
-        segment: *segment,
-        hook: packet.hook(),
-        direction: direction as u32,
-        packets: 1,
-        frames: 0,
-        segments: 0,
-        end: segment.sequence,
-        syns_repeated: 0,
-    };
-    add(&mut pending, segment);
-    pending
-}
-
-#[inline(always)]
-fn create<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    generation: u64,
-    start_ns: u64,
-) -> Option<*mut FlowState> {
-    let Some(state) = tables.create(key) else {
-        tables.count(Counter::FlowsRefused);
-        return None;
-    };
-    tables.count(Counter::FlowsCreated);
-    // SAFETY: just created (see `Tables::flow`).
-    let new = unsafe { &mut *state };
-    new.key = *key;
-    new.generation = generation;
-    new.start_ns = start_ns;
-    new.last_report_ns = generation;
-    Some(state)
-}
-
-#[inline(always)]
-fn add(pending: &mut Pending, segment: &Segment) {
-    if segment.payload_len > 0 {
-        pending.bytes = pending.bytes.wrapping_add(u64::from(segment.payload_len));
-        pending.frames = pending.frames.wrapping_add(1);
-        pending.segments = pending.segments.wrapping_add(segment.segments);
-        let end = segment.sequence.wrapping_add(segment.payload_len);
-        if distance(pending.end, end) > 0 {
-            pending.end = end;
-        }
-    }
-}
-
-/// The state of a flow that never showed its second direction: what `replay` reports of it.
-pub fn from_pending(key: &FlowKey, pending: &Pending) -> FlowState {
-    let mut state = FlowState::EMPTY;
-    state.key = *key;
-    state.generation = pending.start_ns;
-    state.start_ns = pending.start_ns;
-    let (own, _) = state.halves_mut(pending.direction as usize);
-    resume(own, pending, pending.start_ns);
-    state
-}
-
-/// Brings a new half to where its pending packets left it.
-#[inline(always)]
-fn resume(own: &mut Half, first: &Pending, coarse_ns: u64) {
-    let segment = &first.segment;
-    own.owner = first.hook;
-    own.last_seen_ns = coarse_ns;
-    own.flags |= is::SEEN;
-    own.bytes = first.bytes;
-    own.frames = first.frames;
-    own.segments = first.segments;
-    own.mss = segment.segment_len;
-    let sent_us = micros(first.start_ns);
-    if segment.has(tcp_flags::SYN) {
-        tracker::synchronize(own, segment, sent_us, first.start_ns);
-        own.syns_retransmitted = first.syns_repeated as u16;
-        if first.packets > 1 {
-            // Karn; a single data packet before the answer (TCP Fast Open) also lands here, and
-            // only costs the handshake sample.
-            own.flags |= is::SYN_RETRANSMITTED;
-            own.sample = 0;
-        }
-    }
-    if first.frames > 0 && (!own.has(is::SYN) || distance(high(own.burst), first.end) > 0) {
-        own.flags |= is::SEQUENCE_KNOWN;
-        own.burst = pack(first.end, sent_us);
-        own.latest = pack(first.end, ticks(coarse_ns));
-        own.request = own.burst;
-    }
-    if segment.has(tcp_flags::ACK) && !segment.has(tcp_flags::SYN) {
-        own.flags |= is::ACK_KNOWN;
-        own.acked = pack(segment.acknowledgment, 0);
-    }
-    // Of several packets only the first one's stamps were kept.
-    if segment.options & options::TIMESTAMPS != 0 && first.packets == 1 {
-        own.flags |= is::TIMESTAMPS;
-        own.tsval = segment.tsval;
-        own.tsecr = segment.tsecr;
-        own.stamp_first = segment.tsval;
-        own.stamp_first_at = tracker::stamp_time(first.start_ns);
-    }
 }

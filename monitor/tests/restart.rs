@@ -6,15 +6,13 @@ mod support;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{ErrorKind, Read as _, Write as _},
-    net::{Shutdown, TcpListener, TcpStream},
+    io::ErrorKind,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -26,7 +24,8 @@ use lastmile_lab::netns;
 use support::{
     bpf_folder::BpfFolder,
     daemon::{Daemon, Folder, PATIENCE, config, flows, lines},
-    net::{Internet, PORT, SERVER, TcpInfo, ip},
+    net::{Internet, ip},
+    stream::Transfer,
 };
 
 /// Restarts under one transfer, or as many as fit into some minutes where a start takes long:
@@ -38,59 +37,6 @@ const KILLS_MS: u128 = 60_000;
 const QUEUE: &str = "tbf rate 5mbit burst 16kb limit 30kb";
 /// Both hooks are looked at this often: an emulated CPU has to load programs besides.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-const CHUNK: usize = 16 << 10;
-
-/// A connection that sends until it is told to stop.
-struct Transfer {
-    stop: Arc<AtomicBool>,
-    server: JoinHandle<anyhow::Result<TcpInfo>>,
-    client: JoinHandle<anyhow::Result<u64>>,
-}
-
-impl Transfer {
-    fn start(internet: &Internet) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (ready, listening) = mpsc::channel();
-        let told = Arc::clone(&stop);
-        let server = internet.on(&internet.server, move || {
-            let listener = TcpListener::bind((SERVER, PORT)).expect("the port is free");
-            ready.send(()).expect("the test listens");
-            let (mut stream, _) = listener.accept().expect("the client comes");
-            let chunk = vec![0x5a; CHUNK];
-            while !told.load(Ordering::Relaxed) {
-                stream.write_all(&chunk).expect("the client reads");
-            }
-            stream.shutdown(Shutdown::Write).expect("connected");
-            let rest = stream.read(&mut [0; 1]).expect("the client closes");
-            assert_eq!(rest, 0, "the client sends nothing");
-            TcpInfo::of(&stream)
-        });
-        listening.recv().expect("the server listens");
-        let client = internet.on(&internet.client, move || {
-            let mut stream = TcpStream::connect((SERVER, PORT)).expect("the server is there");
-            let mut chunk = vec![0; CHUNK];
-            let mut received = 0;
-            loop {
-                match stream.read(&mut chunk).expect("the server sends") {
-                    0 => return received,
-                    bytes => received += bytes as u64,
-                }
-            }
-        });
-        Self {
-            stop,
-            server,
-            client,
-        }
-    }
-
-    /// What the sender's socket said at the end, and the bytes that arrived.
-    fn end(self) -> (TcpInfo, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        let received = netns::join(self.client).expect("the client ends");
-        (netns::join(self.server).expect("the server ends"), received)
-    }
-}
 
 /// Programs of ours at both hooks of the server's first device.
 fn attached(internet: &Internet, device: &'static str) -> [usize; 2] {

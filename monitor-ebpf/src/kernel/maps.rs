@@ -9,11 +9,12 @@ use aya_ebpf::{
     maps::{Array, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use monitor_ebpf::{
+    admit::Pending,
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState},
     hello::{HEADER_LEN, Piece},
-    observe::{Pending, Tables},
+    observe::Tables,
     packet::Parsed,
     quic::QuicFlow,
     select::{PORT_WORDS, Settings, Watch},

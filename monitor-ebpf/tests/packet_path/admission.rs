@@ -6,23 +6,56 @@ use monitor_ebpf::{
 };
 
 use crate::support::{
-    packets::{SERVER, tcp, v4},
+    packets::{Packet, SERVER, tcp, v4},
     tables::{SECOND_NS, Seen},
-    wire::{CLIENT_RTT_US, SERVER_RTT_US, START_NS, Wire, time_ns},
+    wire::{CLIENT_RTT_US, SERVER_RTT_US, START_NS, Wire, key, time_ns},
 };
 
 #[test]
-fn a_syn_waits_for_its_answer() {
+fn a_syn_waits_until_its_answer_is_acknowledged() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn());
     assert!(!wire.has_state());
     assert_eq!(wire.counter(Counter::FlowsPending), 1);
     wire.sees(10_000, wire.server().syn_ack());
+    assert!(!wire.has_state());
+    wire.sees(30_000, wire.client().ack(0));
     let state = wire.state();
     assert_eq!(state.start_ns, START_NS);
-    assert_eq!(state.generation, time_ns(10_000));
+    assert_eq!(state.generation, time_ns(30_000));
     assert_eq!(wire.counter(Counter::FlowsCreated), 1);
+    assert_eq!(wire.counter(Counter::FlowsPending), 1);
     assert_eq!(wire.tables.pending_count(), 0);
+}
+
+#[test]
+fn an_answer_that_nobody_could_have_seen_is_not_acknowledged_by_guessing() {
+    let mut wire = Wire::new();
+    wire.sees(0, wire.client().syn());
+    wire.sees(10_000, wire.server().syn_ack());
+    for guess in [0, 1 << 21, 1 << 30, 1 << 31] {
+        wire.sees(20_000, wire.client().ack(0).acknowledgment(guess));
+        assert!(!wire.has_state(), "{guess}");
+    }
+    wire.sees(30_000, wire.client().ack(0));
+    assert!(wire.has_state());
+}
+
+#[test]
+fn an_acknowledgment_that_was_missed_is_made_up_for_by_data() {
+    for from_server in [false, true] {
+        let mut wire = Wire::new();
+        wire.sees(0, wire.client().syn());
+        wire.sees(10_000, wire.server().syn_ack());
+        let data = if from_server {
+            wire.server().data(0, 1_000)
+        } else {
+            wire.client().data(0, 1_000).ack(0)
+        };
+        wire.sees(40_000, data);
+        assert!(wire.has_state());
+        assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
+    }
 }
 
 #[test]
@@ -32,8 +65,17 @@ fn a_syn_flood_fills_what_is_pending_and_nothing_else() {
     for index in 0..100_000u32 {
         let [_, a, b, c] = index.to_be_bytes();
         let attacker = v4([100, a, b, c], 1_024 + (index % 50_000) as u16);
-        let seen = Seen::new(time_ns(50_000 + index), tcp(attacker, SERVER).syn().frame());
-        wire.tables.see(&seen).expect("a packet that is watched");
+        let syn = tcp(attacker, SERVER).syn();
+        // A server answers what is forged, or resets it where nobody listens.
+        let answer = match index % 3 {
+            0 => tcp(SERVER, attacker).isns(index, 0).syn_ack(),
+            1 => tcp(SERVER, attacker).rst(),
+            _ => syn.clone(),
+        };
+        for packet in [syn, answer] {
+            let seen = Seen::new(time_ns(50_000 + index), packet.frame());
+            wire.tables.see(&seen).expect("a packet that is watched");
+        }
     }
     assert_eq!(wire.tables.flow_states(), before);
     assert_eq!(wire.tables.pending_count(), 100_000);
@@ -49,6 +91,36 @@ fn a_flow_of_our_own_socket_needs_no_answer() {
     assert!(wire.client_half().has(is::LOCAL_SENDER | is::SYN));
     wire.sees(10_000, wire.server().syn_ack());
     assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
+}
+
+#[test]
+fn what_waited_leaves_what_is_tracked_at_once() {
+    let stamped = |packet: Packet, tsval, tsecr| packet.window_scale(7).timestamps(tsval, tsecr);
+    let halves = |at_once: bool, repeated: bool| {
+        let mut wire = Wire::new();
+        let syn = stamped(wire.client().syn().sack_permitted(), 700, 0);
+        if at_once {
+            let snd_nxt = wire.client_isn;
+            wire.sends(0, syn, snd_nxt);
+        } else {
+            wire.sees(0, syn);
+        }
+        let syn_ack = stamped(wire.server().syn_ack().sack_permitted(), 90, 700);
+        wire.sees(10_000, syn_ack.clone());
+        if repeated {
+            wire.sees(1_010_000, syn_ack.clone());
+        }
+        wire.sees_elsewhere(1_010_001, syn_ack);
+        wire.sees(1_030_000, stamped(wire.client().ack(0), 1_730, 90));
+        wire.sees(1_040_000, stamped(wire.server().data(0, 100), 1_120, 1_730));
+        wire.sees(1_060_000, stamped(wire.client().ack(100), 1_760, 1_120));
+        let mut client = wire.client_half();
+        client.flags &= !is::LOCAL_SENDER;
+        [client, wire.server_half()]
+    };
+    for repeated in [false, true] {
+        assert_eq!(halves(false, repeated), halves(true, repeated));
+    }
 }
 
 #[test]
@@ -125,9 +197,23 @@ fn a_reset_of_nothing_is_nothing() {
 }
 
 #[test]
-fn a_refused_connection_reports_its_reset() {
+fn a_refused_connection_takes_no_room_and_is_known_to_be_refused() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn());
+    wire.sees(10_000, wire.server().rst());
+    assert!(!wire.has_state());
+    let (key, client) = key();
+    let state = wire.tables.pending_state(&key).expect("it waits");
+    assert!(state.halves[client].has(is::SYN));
+    assert!(state.halves[client ^ 1].has(is::RST));
+    assert!(state.is_over());
+}
+
+#[test]
+fn a_connection_that_our_own_socket_opens_reports_that_it_is_refused() {
+    let mut wire = Wire::new();
+    let snd_nxt = wire.client_isn;
+    wire.sends(0, wire.client().syn(), snd_nxt);
     wire.sees(10_000, wire.server().rst());
     assert!(wire.server_half().has(is::RST));
     assert_eq!(wire.tables.take_reports(), [wire.state()]);
@@ -153,6 +239,7 @@ fn the_same_ports_after_an_end_are_a_new_flow() {
     assert_eq!(wire.tables.take_reports(), [old]);
     assert!(!wire.has_state());
     wire.sees(1_010_000, wire.server().syn_ack());
+    wire.sees(1_030_000, wire.client().ack(0));
     let new = wire.state();
     assert_eq!(wire.counter(Counter::FlowsReused), 1);
     assert_ne!(new.generation, old.generation);
@@ -219,6 +306,7 @@ fn a_syn_after_silence_begins_anew() {
     assert!(!wire.has_state());
     assert_eq!(wire.counter(Counter::FlowsReused), 1);
     wire.sees(last_us + 5_010_000, wire.server().syn_ack());
+    wire.sees(last_us + 5_030_000, wire.client().ack(0));
     assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 
@@ -228,6 +316,7 @@ fn a_full_table_refuses_and_counts() {
     wire.tables.room = 0;
     wire.sees(0, wire.client().syn());
     wire.sees(10_000, wire.server().syn_ack());
+    wire.sees(30_000, wire.client().ack(0));
     assert!(!wire.has_state());
     assert_eq!(wire.counter(Counter::FlowsRefused), 1);
     assert_eq!(wire.counter(Counter::FlowsCreated), 0);

@@ -100,6 +100,7 @@ fn a_syn_ack_that_accepts_no_data_of_the_syn_still_tells_the_rtt() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn().payload(100));
     wire.sees(10_000, wire.server().syn_ack().ack(0));
+    wire.sees(30_000, wire.client().data(0, 100).ack(0));
     assert_eq!(wire.server_half().handshake_rtt_us, 10_000);
 }
 

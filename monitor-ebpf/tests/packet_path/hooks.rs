@@ -56,6 +56,7 @@ fn each_direction_has_its_own_owner() {
     let mut wire = Wire::new();
     wire.sees(0, wire.client().syn());
     wire.sees_elsewhere(10_000, wire.server().syn_ack());
+    wire.sees(30_000, wire.client().ack(0));
     assert_eq!(wire.client_half().owner, HOOK);
     assert_eq!(wire.server_half().owner, OTHER_HOOK);
 }

@@ -25,7 +25,8 @@ fn wire(flags: u32) -> Wire {
 fn a_watched_port_at_either_end() {
     let mut wire = wire(settings_flags::PORTS);
     wire.sees(0, tcp(CLIENT, SERVER).syn());
-    wire.sees(0, tcp(SERVER, CLIENT).syn_ack());
+    wire.sees(0, tcp(SERVER, CLIENT).isns(0, 0).syn_ack());
+    wire.sees(0, tcp(CLIENT, SERVER).isns(0, 0));
     assert!(wire.has_state());
 }
 

@@ -182,6 +182,7 @@ fn syns_sent_again_are_counted_apart() {
     wire.sees(3_000_000, wire.client().syn());
     wire.sees(3_010_000, wire.server().syn_ack());
     wire.sees(4_010_000, wire.server().syn_ack());
+    wire.sees(4_030_000, wire.client().ack(0));
     assert_eq!(wire.client_half().syns_retransmitted, 2);
     assert_eq!(wire.server_half().syns_retransmitted, 1);
     assert_eq!(wire.client_half().retransmission_timeouts, 0);

@@ -6,11 +6,12 @@ use std::{
 };
 
 use monitor_ebpf::{
+    admit::{Pending, from_pending},
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters, Reason},
     flow::{Address, FlowKey, FlowState, SocketFigures},
     hello::{PIECE_MAX, Piece},
-    observe::{self, Pending, Tables as _, observe},
+    observe::{self, Tables as _, observe},
     packet::{Frame as LoadFrame, Header, Link, Parsed},
     quic::QuicFlow,
     select::{Settings, Watch, settings_flags},
@@ -180,6 +181,12 @@ impl Tables {
 
     pub fn pending_count(&self) -> usize {
         self.pending.borrow().len()
+    }
+
+    /// What is known of a flow that waits.
+    pub fn pending_state(&self, key: &FlowKey) -> Option<FlowState> {
+        let pending = self.pending.borrow();
+        pending.get(key).map(|pending| from_pending(key, pending))
     }
 
     pub fn take_reports(&self) -> Vec<FlowState> {

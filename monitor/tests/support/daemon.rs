@@ -124,6 +124,10 @@ impl Daemon {
         assert_eq!(result, 0, "the daemon is there");
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("its state is known").is_some()
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("the daemon ends")
     }

@@ -5,6 +5,8 @@ pub mod bpf_folder;
 pub mod chain;
 pub mod daemon;
 pub mod ethtool;
+pub mod flood;
+pub mod holdings;
 pub mod net;
 pub mod observer;
 #[path = "../../../monitor-ebpf/tests/support/packets.rs"]
@@ -12,6 +14,7 @@ pub mod packets;
 pub mod receiver;
 pub mod ring;
 pub mod segment;
+pub mod stream;
 #[path = "../../../monitor-ebpf/tests/support/traffic.rs"]
 pub mod traffic;
 pub mod transfer;

@@ -7,11 +7,12 @@ use std::{
 
 use ipnet::IpNet;
 use monitor_ebpf::{
+    admit::{Pending, from_pending},
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
     flow::{Address, FlowKey, FlowState, half_flags},
     hello::Piece,
-    observe::{Pending, Tables, from_pending},
+    observe::Tables,
     packet::Parsed,
     quic::QuicFlow,
     select::{PORT_WORDS, Settings, Watch},
@@ -388,6 +389,11 @@ impl Waiting {
         self.last_seen_ns.saturating_add(lifetimes.transitory_ns)
     }
 
+    /// Whether it is an attempt of its own, and not a SYN on its way.
+    fn was_answered(&self) -> bool {
+        self.pending.answers > 0 || self.pending.resets != 0
+    }
+
     fn state(&self, key: &FlowKey) -> FlowState {
         let mut state = from_pending(key, &self.pending);
         let (own, _) = state.halves_mut(self.pending.direction as usize);
@@ -467,7 +473,13 @@ impl Tables for HostTables {
             pending: *pending,
             last_seen_ns: self.now_ns.get(),
         };
-        self.pending.borrow_mut().insert(*key, Box::new(waiting));
+        let before = self.pending.borrow_mut().insert(*key, Box::new(waiting));
+        if let Some(before) = before
+            && before.was_answered()
+        {
+            let now_ns = self.now_ns.get();
+            self.removed(What::Waiting(*key, before), CloseReason::Evicted, now_ns);
+        }
     }
 
     fn remove_pending(&self, key: &FlowKey) {

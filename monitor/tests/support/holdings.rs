@@ -1,0 +1,86 @@
+//! What a daemon holds of the kernel's: descriptors, programs, maps, memory.
+
+use std::{
+    collections::BTreeSet,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use aya::{maps::loaded_maps, programs::loaded_programs};
+
+use super::daemon::{Daemon, PATIENCE};
+
+/// The kernel frees maps and programs some time after their last holder has gone, and tells
+/// nobody.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What one process holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Numbers of the BPF maps and programs among them; links hold programs too.
+    pub maps: BTreeSet<u32>,
+    pub programs: BTreeSet<u32>,
+    /// Resident memory, KiB.
+    pub memory_kib: u64,
+}
+
+impl Holdings {
+    pub fn of(daemon: &Daemon) -> Self {
+        let folder = format!("/proc/{}", daemon.id());
+        let mut held = Self {
+            descriptors: 0,
+            maps: BTreeSet::new(),
+            programs: BTreeSet::new(),
+            memory_kib: memory_kib(daemon),
+        };
+        for entry in fs::read_dir(format!("{folder}/fdinfo")).expect("it runs") {
+            held.descriptors += 1;
+            let path = entry.expect("readable").path();
+            // One that was closed meanwhile is none that leaks.
+            let about = fs::read_to_string(path).unwrap_or_default();
+            for line in about.lines() {
+                let Some((name, number)) = line.split_once(':') else {
+                    continue;
+                };
+                let Ok(number) = number.trim().parse() else {
+                    continue;
+                };
+                match name {
+                    "map_id" => held.maps.insert(number),
+                    "prog_id" => held.programs.insert(number),
+                    _ => false,
+                };
+            }
+        }
+        held
+    }
+
+    /// Waits until the kernel has freed every map and program among them.
+    #[track_caller]
+    pub fn await_freed(&self) {
+        let begin = Instant::now();
+        loop {
+            let maps = loaded_maps().filter_map(|map| Some(map.ok()?.id()));
+            let maps: BTreeSet<u32> = maps.filter(|id| self.maps.contains(id)).collect();
+            let programs = loaded_programs().filter_map(|program| Some(program.ok()?.id()));
+            let programs: BTreeSet<u32> =
+                programs.filter(|id| self.programs.contains(id)).collect();
+            if maps.is_empty() && programs.is_empty() {
+                return;
+            }
+            let waited = begin.elapsed();
+            assert!(waited < PATIENCE, "left: maps {maps:?}, {programs:?}");
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+}
+
+/// Resident memory, KiB.
+pub fn memory_kib(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let figure = line.and_then(|line| line.split_whitespace().nth(1));
+    figure.expect("VmRSS").parse().expect("a number")
+}
