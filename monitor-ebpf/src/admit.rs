@@ -102,11 +102,7 @@ pub fn admit<P: Packet, T: Tables>(
             Turn::Begin => {
                 let state = create(tables, key, now_ns, pending.start_ns)?;
                 // SAFETY: just created (see `Tables::flow`).
-                resume(
-                    unsafe { &mut *forget(state) },
-                    pending,
-                    packet.coarse_ns(),
-                );
+                resume(unsafe { &mut *forget(state) }, pending, packet.coarse_ns());
                 tables.remove_pending(key);
                 return Some(state);
             }
@@ -185,13 +181,7 @@ fn answers(pending: &Pending, segment: &Segment) -> bool {
 
 /// Remembers a SYN-ACK.
 #[inline(always)]
-fn answered(
-    pending: &mut Pending,
-    segment: &Segment,
-    hook: u32,
-    now_ns: u64,
-    settings: &Settings,
-) {
+fn answered(pending: &mut Pending, segment: &Segment, hook: u32, now_ns: u64, settings: &Settings) {
     if pending.answers == 0 || pending.answer.sequence != segment.sequence {
         pending.answer = *segment;
         pending.answer_ns = now_ns;

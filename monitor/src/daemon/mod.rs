@@ -17,6 +17,7 @@ mod metrics;
 pub mod port_feed;
 mod recorder;
 mod restart;
+mod service_manager;
 mod tally;
 
 pub use restart::detach;
@@ -45,6 +46,7 @@ use self::{
     keeper::Keeper,
     port_feed::PortFeed,
     recorder::Recorder,
+    service_manager::notify,
     tally::Tally,
 };
 use crate::{
@@ -733,13 +735,6 @@ async fn changed_after(from: Instant, feeds: &Feeds) {
 /// Time until `unix_us`.
 fn until(unix_us: u64) -> Duration {
     Duration::from_micros(unix_us.saturating_sub(Now::read().unix_us))
-}
-
-/// Tells systemd, where it listens.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("cannot notify the service manager: {error}");
-    }
 }
 
 /// µs since 1970 UTC, for commands.
