@@ -193,6 +193,8 @@ impl Bench {
                     "case": kind.name(),
                     "flows": self.flows,
                     "net_ns": net,
+                    "lowest_net_ns": lowest,
+                    "highest_net_ns": highest,
                     "reference_net_ns": reference,
                     "ratio": net / reference,
                 });

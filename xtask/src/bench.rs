@@ -15,6 +15,8 @@ use anyhow::{Context, Result};
 use crate::{
     cargo,
     kernel::Kernel,
+    performance,
+    process::output_of,
     requirements::Requirement,
     setup,
     vm::{self, Init, VmSpec, command::exit_code},
@@ -78,6 +80,11 @@ pub fn replay(arguments: &[String]) -> Result<ExitCode> {
 const ROUTES_DOCUMENT: &str = "docs/routes.md";
 const BEGIN: &str = "<!-- cargo xtask bench routes -- --write-docs: begin -->";
 const END: &str = "<!-- cargo xtask bench routes -- --write-docs: end -->";
+/// The same for what a packet costs.
+const PACKET_DOCUMENT: &str = "docs/performance.md";
+const PACKET_BEGIN: &str = "<!-- cargo xtask bench packet -- --write-docs: begin -->";
+const PACKET_END: &str = "<!-- cargo xtask bench packet -- --write-docs: end -->";
+const JSON: &str = "--json";
 const WRITE_DOCS: &str = "--write-docs";
 
 /// Loads made-up full tables; exit code 1 if they cost more than was promised. With
@@ -103,20 +110,26 @@ pub fn routes(arguments: &[String]) -> Result<ExitCode> {
     }
     let status = child.wait().context("cannot await the benchmark")?;
     if status.success() && passed_on.len() < arguments.len() {
-        let path = cargo::workspace().join(ROUTES_DOCUMENT);
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text = replaced(&text, &figures)
-            .with_context(|| format!("{} has no lines {BEGIN} and {END}", path.display()))?;
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        let figures = format!("```\n{figures}```\n");
+        write_between(ROUTES_DOCUMENT, BEGIN, END, &figures)?;
     }
     Ok(exit_code(status.code().unwrap_or(1)))
 }
 
-fn replaced(document: &str, figures: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n```\n{figures}```\n{END}{after}"))
+/// Puts `text` between two lines of a document.
+fn write_between(document: &str, begin: &str, end: &str, text: &str) -> Result<()> {
+    let path = cargo::workspace().join(document);
+    let before =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let after = replaced(&before, begin, end, text)
+        .with_context(|| format!("{} has no lines {begin} and {end}", path.display()))?;
+    fs::write(&path, after).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn replaced(document: &str, begin: &str, end: &str, text: &str) -> Option<String> {
+    let (before, rest) = document.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n{text}{end}{after}"))
 }
 
 /// Judges made-up windows; exit code 1 if one takes longer than was promised.
@@ -145,29 +158,70 @@ fn build(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("cargo built no {name}"))
 }
 
-fn on_this_machine(example: &Path, arguments: &[String]) -> Result<ExitCode> {
-    let status = Command::new(example)
+/// Runs it here; every line also goes to `each`.
+fn on_this_machine(
+    example: &Path,
+    arguments: &[String],
+    each: &mut dyn FnMut(&str),
+) -> Result<i32> {
+    let mut child = Command::new(example)
         .args(arguments)
-        .status()
+        .stdout(Stdio::piped())
+        .spawn()
         .with_context(|| format!("cannot run {}", example.display()))?;
-    Ok(exit_code(status.code().unwrap_or(1)))
+    let stdout = child.stdout.take().context("no standard output")?;
+    for line in BufReader::new(stdout).lines() {
+        each(&line.context("cannot read what it prints")?);
+    }
+    let status = child.wait().context("cannot await the benchmark")?;
+    Ok(status.code().unwrap_or(1))
 }
 
 /// It takes under a minute here; emulation is ten times slower.
 const TIME_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-/// Builds it and runs it.
+/// Builds it and runs it. With `--write-docs` the figures also go into the documentation.
 ///
 /// # Errors
 /// When that cannot be done.
 pub fn run(kernel: Option<Kernel>, arguments: &[String]) -> Result<ExitCode> {
+    let mut passed_on: Vec<String> = arguments.to_vec();
+    passed_on.retain(|it| it != WRITE_DOCS);
+    let writes = passed_on.len() < arguments.len();
+    if writes && !passed_on.iter().any(|it| it == JSON) {
+        passed_on.push(JSON.to_owned());
+    }
+    let mut lines = Vec::new();
+    let status = measure(kernel, &passed_on, &mut |line| {
+        println!("{line}");
+        lines.push(line.to_owned());
+    })?;
+    if writes && status == 0 {
+        let version = match kernel {
+            Some(kernel) => format!("Linux {} in a virtual machine", kernel.version()),
+            None => format!(
+                "Linux {}",
+                output_of(Command::new("uname").arg("-r"))?.trim()
+            ),
+        };
+        let figures = performance::document(lines.iter().map(String::as_str), &version)?;
+        write_between(PACKET_DOCUMENT, PACKET_BEGIN, PACKET_END, &figures)?;
+    }
+    Ok(exit_code(status))
+}
+
+fn measure(
+    kernel: Option<Kernel>,
+    arguments: &[String],
+    each: &mut dyn FnMut(&str),
+) -> Result<i32> {
     let cache = match kernel {
         Some(kernel) => setup::ensure_for_vm(kernel)?,
         None => setup::ensure(&[Requirement::BpfToolchain])?,
     };
     let example = build(EXAMPLE)?;
     let Some(kernel) = kernel else {
-        return on_this_machine(&example, arguments);
+        return on_this_machine(&example, arguments, each);
     };
     let mut command = vec![EXAMPLE.to_owned()];
     command.extend_from_slice(arguments);
@@ -185,6 +239,5 @@ pub fn run(kernel: Option<Kernel>, arguments: &[String]) -> Result<ExitCode> {
         time_limit: TIME_LIMIT,
         out_dir: cargo::workspace().join("target/vm-bench"),
     };
-    let status = vm::run(&cache, &spec, &mut |line| println!("{line}"))?;
-    Ok(exit_code(status))
+    vm::run(&cache, &spec, each)
 }

@@ -21,6 +21,7 @@ mod fuzz;
 mod kernel;
 mod lab;
 mod ladder;
+mod performance;
 mod process;
 mod programs;
 mod requirements;
