@@ -74,7 +74,7 @@ const MACHINE: [Program; 11] = [
     Program::new("systemd-analyze", "systemd"),
 ];
 
-const ROUTING: [Program; 9] = [
+const ROUTING: [Program; 10] = [
     Program::new("gobgpd", "gobgpd"),
     // It looks for its modules where it would be installed.
     Program::started(
@@ -93,6 +93,7 @@ const ROUTING: [Program; 9] = [
     Program::new("pmbmpd", "pmacct"),
     Program::new("bgpdump", "bgpdump"),
     Program::new("prometheus", "prometheus"),
+    Program::new("promtool", "prometheus"),
 ];
 
 const VIDEO: [Program; 4] = [

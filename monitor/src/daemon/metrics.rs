@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::clock::Now;
 use crate::export::Record;
-use crate::export::metrics::{CONTENT_TYPE, Metrics};
+use crate::export::metrics::{CONTENT_TYPE, Metrics, PLAIN_CONTENT_TYPE};
 
 /// Windows without a judgement after which the daemon does not count as healthy.
 const SILENT_WINDOWS: u64 = 3;
@@ -45,11 +45,14 @@ impl Shown {
         }
     }
 
-    fn text(&self) -> String {
-        self.metrics
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .text()
+    /// All of it, and in which format: OpenMetrics where that is asked for, as Prometheus does.
+    fn text(&self, openmetrics: bool) -> (&'static str, String) {
+        let metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        if openmetrics {
+            (CONTENT_TYPE, metrics.text())
+        } else {
+            (PLAIN_CONTENT_TYPE, metrics.plain_text())
+        }
     }
 
     fn silent_windows(&self, now_us: u64) -> u64 {
@@ -81,8 +84,13 @@ pub async fn serve(listen: SocketAddr, shown: Shown) -> Result<()> {
     Ok(())
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], shown.text())
+async fn metrics(State(shown): State<Shown>, asked: HeaderMap) -> impl IntoResponse {
+    let accepted = asked.get_all(header::ACCEPT).iter();
+    let openmetrics = accepted
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("application/openmetrics-text"));
+    let (content_type, text) = shown.text(openmetrics);
+    ([(header::CONTENT_TYPE, content_type)], text)
 }
 
 async fn health(State(shown): State<Shown>) -> impl IntoResponse {

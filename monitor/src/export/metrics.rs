@@ -4,7 +4,7 @@
 //! every counter. Labels are words of the schema, never a prefix or an address, so that their
 //! number is bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -19,9 +19,12 @@ use crate::verdict::log_name;
 
 /// The content type of [`Metrics::text`] (OpenMetrics 1.0).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of [`Metrics::plain_text`] (Prometheus' own text format).
+pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Entries of a status record that say how much there is, and not how much there was.
-const GAUGES: [&str; 15] = [
+const GAUGES: [&str; 17] = [
+    "admitted_one_in",
     "bmp_attribute_bytes",
     "bmp_peers",
     "bmp_routers",
@@ -32,6 +35,7 @@ const GAUGES: [&str; 15] = [
     "fib_stale",
     "flows_live",
     "flows_open",
+    "flows_waiting",
     "route_prefixes_bmp",
     "route_prefixes_file",
     "route_prefixes_followed",
@@ -81,6 +85,39 @@ impl Metrics {
         text::encode(&mut text, &registry).expect("a string takes everything");
         text
     }
+
+    /// The same in Prometheus' own text format, for whoever does not ask for OpenMetrics.
+    pub fn plain_text(&self) -> String {
+        plain(&self.text())
+    }
+}
+
+/// OpenMetrics as Prometheus' older text format: there a counter's `_total` is a part of its name,
+/// also in what is said about it, and units and the end are not marked.
+fn plain(text: &str) -> String {
+    let about = |line: &str| {
+        let (word, rest) = line.strip_prefix("# ")?.split_once(' ')?;
+        let (name, said) = rest.split_once(' ')?;
+        Some((word.to_owned(), name.to_owned(), said.to_owned()))
+    };
+    let counters: BTreeSet<String> = text
+        .lines()
+        .filter_map(about)
+        .filter(|(word, _, said)| word == "TYPE" && said == "counter")
+        .map(|(_, name, _)| name)
+        .collect();
+    let mut plain = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        match about(line) {
+            Some((word, ..)) if word == "UNIT" => continue,
+            Some((word, name, said)) if counters.contains(&name) => {
+                plain += &format!("# {word} {name}_total {said}");
+            }
+            _ => plain += line,
+        }
+        plain.push('\n');
+    }
+    plain
 }
 
 /// What a verdict comes to, in one word of the schema.
@@ -171,5 +208,49 @@ mod tests {
             assert!(text.lines().any(|there| there == line), "{line}\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+        let plain = metrics.plain_text();
+        for line in [
+            "# TYPE lastmile_reports_lost_total counter",
+            "lastmile_reports_lost_total 7",
+            "# TYPE lastmile_flows_live gauge",
+            "lastmile_flows_live 3.0",
+        ] {
+            assert!(plain.lines().any(|there| there == line), "{line}\n{plain}");
+        }
+        assert!(!plain.contains("# EOF") && !plain.contains("# UNIT"));
+    }
+
+    /// Every name that a daemon's status has is one that Prometheus' own linter has no word
+    /// against.
+    #[test]
+    fn promtool_has_nothing_to_say() {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+
+        let mut metrics = Metrics::default();
+        let names = monitor_ebpf::counters::COUNTER_NAMES;
+        let counters = names.iter().copied().chain(GAUGES).zip(1..);
+        let counters = counters.map(|(name, value)| (name.to_owned(), value));
+        let status = StatusRecord::new("h", 1_500_000, 0, counters);
+        metrics.note(&Record::Status(Box::new(status)));
+        let started = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut promtool) = started else {
+            println!(
+                "SKIPPED: no promtool (Debian package prometheus; `cargo xtask test` gets it)"
+            );
+            return;
+        };
+        let mut stdin = promtool.stdin.take().expect("a pipe");
+        let text = metrics.plain_text();
+        stdin.write_all(text.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = promtool.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}\n{text}");
     }
 }
