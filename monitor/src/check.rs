@@ -167,6 +167,7 @@ fn report(
         "log",
         match &config.log.destination {
             Destination::Stdout => "standard output".to_owned(),
+            Destination::Journald => "journald".to_owned(),
             Destination::File(path) => path.display().to_string(),
         },
     );

@@ -309,6 +309,8 @@ pub enum Destination {
     /// Standard output.
     #[default]
     Stdout,
+    /// systemd's journal, by its own protocol.
+    Journald,
     /// Appended to this file, which SIGHUP reopens.
     File(PathBuf),
 }
@@ -319,11 +321,13 @@ impl TryFrom<String> for Destination {
     fn try_from(text: String) -> Result<Self, String> {
         if text == "stdout" {
             Ok(Self::Stdout)
+        } else if text == "journald" {
+            Ok(Self::Journald)
         } else if Path::new(&text).is_absolute() {
             Ok(Self::File(text.into()))
         } else {
             Err(format!(
-                "`{text}` is no log destination: write \"stdout\" or the absolute path of a file"
+                "`{text}` is no log destination: write \"stdout\", \"journald\" or the absolute path of a file"
             ))
         }
     }
@@ -333,6 +337,7 @@ impl From<Destination> for String {
     fn from(destination: Destination) -> Self {
         match destination {
             Destination::Stdout => "stdout".to_owned(),
+            Destination::Journald => "journald".to_owned(),
             Destination::File(path) => path.to_string_lossy().into_owned(),
         }
     }

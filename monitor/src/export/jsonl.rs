@@ -1,4 +1,4 @@
-//! JSON lines to standard output or a file: whole lines, in order, or none.
+//! JSON lines to standard output, a file or the journal: whole lines, in order, or none.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -6,11 +6,15 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::Record;
+use super::journal::Journal;
 use crate::config::Destination;
 
 /// Bytes kept while the destination takes none. Beyond it whole lines are dropped and counted,
 /// so that a full disk neither stops the measurement nor fills the memory.
 const MAX_PENDING_BYTES: usize = 16 << 20;
+
+/// What the journal is called in messages.
+const JOURNAL: &str = "journald";
 
 /// Bytes written at once.
 const WRITE_BYTES: usize = 1 << 20;
@@ -21,9 +25,9 @@ const WRITE_BYTES: usize = 1 << 20;
 /// written anew as a whole where the file was reopened in between.
 #[derive(Debug)]
 pub struct JsonLines {
-    /// `None`: standard output.
+    /// `None`: standard output, or the journal.
     path: Option<PathBuf>,
-    output: File,
+    output: Output,
     /// Whole lines. Of the first one, `sent` bytes are written already.
     pending: Vec<u8>,
     sent: usize,
@@ -31,10 +35,16 @@ pub struct JsonLines {
     failed_writes: u64,
 }
 
+#[derive(Debug)]
+enum Output {
+    File(File),
+    Journal(Journal),
+}
+
 /// The destination cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{path}: cannot be opened for appending: {source}; set log.destination to \"stdout\" or to a file in a folder that may be written"
+    "{path}: cannot be opened for appending: {source}; set log.destination to \"stdout\", to \"journald\" where that runs, or to a file in a folder that may be written"
 )]
 pub struct OpenError {
     path: PathBuf,
@@ -63,20 +73,31 @@ impl JsonLines {
     /// Opens the destination; a file is created where there is none, and appended to.
     pub fn open(destination: &Destination) -> Result<Self, OpenError> {
         let (path, output, pending) = match destination {
-            Destination::Stdout => (None, stdout()?, Vec::new()),
+            Destination::Stdout => (None, Output::File(stdout()?), Vec::new()),
+            Destination::Journald => {
+                let journal = Journal::open().map_err(|source| OpenError {
+                    path: JOURNAL.into(),
+                    source,
+                })?;
+                (None, Output::Journal(journal), Vec::new())
+            }
             Destination::File(path) => {
                 let (file, pending) = append(path)?;
-                (Some(path.clone()), file, pending)
+                (Some(path.clone()), Output::File(file), pending)
             }
         };
-        Ok(Self {
+        Ok(Self::to(path, output, pending))
+    }
+
+    fn to(path: Option<PathBuf>, output: Output, pending: Vec<u8>) -> Self {
+        Self {
             path,
             output,
             pending,
             sent: 0,
             dropped_lines: 0,
             failed_writes: 0,
-        })
+        }
     }
 
     /// Opens the file again under its name, after logrotate has moved it away. On an error the
@@ -85,7 +106,7 @@ impl JsonLines {
         if let Some(path) = &self.path {
             let (file, mut pending) = append(path)?;
             pending.append(&mut self.pending);
-            (self.output, self.pending, self.sent) = (file, pending, 0);
+            (self.output, self.pending, self.sent) = (Output::File(file), pending, 0);
         }
         Ok(())
     }
@@ -127,14 +148,16 @@ impl JsonLines {
         self.pending.drain(..done);
         self.sent -= done;
         result.map_err(|source| {
-            if self.path.is_none() && source.kind() == ErrorKind::BrokenPipe {
+            let is_stdout = self.path.is_none() && matches!(self.output, Output::File(_));
+            if is_stdout && source.kind() == ErrorKind::BrokenPipe {
                 return WriteError::Closed;
             }
             self.failed_writes += 1;
             WriteError::Refused {
-                destination: match &self.path {
-                    None => "standard output".to_owned(),
-                    Some(path) => path.display().to_string(),
+                destination: match (&self.path, &self.output) {
+                    (Some(path), _) => path.display().to_string(),
+                    (None, Output::Journal(_)) => JOURNAL.to_owned(),
+                    (None, Output::File(_)) => "standard output".to_owned(),
                 },
                 source,
                 pending_bytes: self.pending.len() - self.sent,
@@ -168,7 +191,26 @@ impl JsonLines {
 
     fn drain(&mut self) -> io::Result<()> {
         while self.sent < self.pending.len() {
-            match self.output.write(&self.pending[self.sent..]) {
+            let rest = &self.pending[self.sent..];
+            let result = match &mut self.output {
+                Output::File(file) => file.write(rest),
+                Output::Journal(journal) => {
+                    let newline = rest.iter().position(|byte| *byte == b'\n');
+                    let (line, length) = match newline {
+                        Some(at) => (&rest[..at], at + 1),
+                        None => (rest, rest.len()),
+                    };
+                    match journal.send(line) {
+                        // It would never fit.
+                        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                            self.dropped_lines += 1;
+                            Ok(length)
+                        }
+                        sent => sent.map(|()| length),
+                    }
+                }
+            };
+            match result {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -351,5 +393,31 @@ mod tests {
             error.starts_with("/nonexistent/log: cannot be opened for appending: No such file"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_journal_gets_every_line_as_an_entry_but_one_that_never_fits() {
+        let mut listener = crate::export::journal::tests::Listener::new("lines");
+        let mut log = JsonLines::to(None, Output::Journal(listener.journal()), Vec::new());
+        log.write_lines(b"{\"a\":1}\n{\"b\":2}\n").expect("sent");
+        for wanted in ["{\"a\":1}", "{\"b\":2}"] {
+            assert!(listener.entry().ends_with(&format!("MESSAGE={wanted}\n")));
+        }
+        // Larger than any socket's buffer.
+        let mut large = vec![b'x'; 64 << 20];
+        large.extend_from_slice(b"\n{\"c\":3}\n");
+        log.write_lines(&large).expect("the rest is sent");
+        assert!(listener.entry().ends_with("MESSAGE={\"c\":3}\n"));
+        assert_eq!((log.dropped_lines(), log.failed_writes()), (1, 0));
+        // While it is away lines wait.
+        listener.stop();
+        log.write_lines(b"{\"d\":4}\n")
+            .expect_err("nobody is there");
+        listener.restart();
+        log.write_lines(b"{\"e\":5}\n").expect("sent");
+        for wanted in ["{\"d\":4}", "{\"e\":5}"] {
+            assert!(listener.entry().ends_with(&format!("MESSAGE={wanted}\n")));
+        }
+        assert_eq!(log.failed_writes(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! What leaves the daemon: records of one schema, as JSON lines.
 
 pub mod chunks;
+mod journal;
 pub mod jsonl;
 pub mod metrics;
 pub mod record;
