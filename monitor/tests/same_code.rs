@@ -516,6 +516,8 @@ fn what_is_not_watched_leaves_unharmed_and_counted() {
         let syn_ack = tcp(server, client).isns(2, 1).syn_ack();
         both.feed_frame(time_ns, &syn.frame());
         both.feed_frame(time_ns + 20_000, &syn_ack.frame());
+        let ack = tcp(client, server).isns(1, 2);
+        both.feed_frame(time_ns + 40_000, &ack.frame());
     }
     both.say("2000 flows of which some are watched");
     both.assert_same("2000 flows of which some are watched");

@@ -66,6 +66,10 @@ const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
 const SCENARIOS_WITH_ROUTES: [(&str, Routes); 2] =
     [("interconnect", Routes::Bgp), ("isp", Routes::Kernel)];
 
+/// The test executable that makes the load of a hard day, which takes an emulated machine many
+/// minutes: it runs there when it is asked for by name.
+const TEST_OF_LOAD: &str = "faults";
+
 /// Test executables that start BGP daemons: those run on this machine only.
 const TESTS_WITH_DAEMONS: &str = "bgp";
 
@@ -273,6 +277,7 @@ fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tall
         test.integration
             && !test.name.starts_with(TESTS_WITH_DAEMONS)
             && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
+            && (test.name != TEST_OF_LOAD || !names.is_empty())
             && (names.is_empty() || names.contains(&test.name))
     };
     for kernel in Kernel::ALL {
