@@ -94,26 +94,18 @@ const WRITE_DOCS: &str = "--write-docs";
 /// When that cannot be done.
 pub fn routes(arguments: &[String]) -> Result<ExitCode> {
     setup::ensure(&[Requirement::BpfToolchain])?;
-    let example = build(ROUTES_EXAMPLE)?;
-    let passed_on: Vec<_> = arguments.iter().filter(|it| *it != WRITE_DOCS).collect();
-    let mut child = Command::new(&example)
-        .args(&passed_on)
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {}", example.display()))?;
-    let stdout = child.stdout.take().context("no standard output")?;
+    let mut passed_on = arguments.to_vec();
+    passed_on.retain(|it| it != WRITE_DOCS);
     let mut figures = String::new();
-    for line in BufReader::new(stdout).lines() {
-        let line = line.context("cannot read what it prints")?;
+    let code = on_this_machine(&build(ROUTES_EXAMPLE)?, &passed_on, &mut |line| {
         println!("{line}");
         figures += &format!("{line}\n");
-    }
-    let status = child.wait().context("cannot await the benchmark")?;
-    if status.success() && passed_on.len() < arguments.len() {
+    })?;
+    if code == 0 && passed_on.len() < arguments.len() {
         let figures = format!("```\n{figures}```\n");
         write_between(ROUTES_DOCUMENT, BEGIN, END, &figures)?;
     }
-    Ok(exit_code(status.code().unwrap_or(1)))
+    Ok(exit_code(code))
 }
 
 /// Puts `text` between two lines of a document.
@@ -138,7 +130,9 @@ fn replaced(document: &str, begin: &str, end: &str, text: &str) -> Option<String
 /// When that cannot be done.
 pub fn engine(arguments: &[String]) -> Result<ExitCode> {
     setup::ensure(&[Requirement::BpfToolchain])?;
-    on_this_machine(&build(ENGINE_EXAMPLE)?, arguments)
+    let print = &mut |line: &str| println!("{line}");
+    let code = on_this_machine(&build(ENGINE_EXAMPLE)?, arguments, print)?;
+    Ok(exit_code(code))
 }
 
 /// Builds an example of package `lastmile`.

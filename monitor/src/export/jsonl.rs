@@ -330,7 +330,10 @@ mod tests {
         let mut log = JsonLines::open(&Destination::File(path.clone())).expect("opens");
         // As a full disk leaves it: ten bytes of the line were taken.
         log.push(&record("cut"));
-        log.output.write_all(&log.pending[..10]).expect("written");
+        let Output::File(file) = &mut log.output else {
+            unreachable!("it was opened as a file")
+        };
+        file.write_all(&log.pending[..10]).expect("written");
         log.sent = 10;
         log.write(&[record("next")]).expect("written");
         assert!(
@@ -359,7 +362,7 @@ mod tests {
         assert_eq!((log.failed_writes(), log.dropped_lines()), (2, 0));
         let folder = Folder::new("full");
         let (file, _) = append(&folder.file()).expect("opens");
-        log.output = file;
+        log.output = Output::File(file);
         log.flush().expect("there is space again");
         assert_eq!(lines(&folder.file()).len(), 2);
     }
