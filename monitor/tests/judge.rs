@@ -47,7 +47,8 @@ fn client(name: u64, bad: bool, variant: u64) -> Value {
         "acked_bytes": 1_400_000 + 1_000 * variant,
         "busy_us": if bad { 4_000_000 } else { 1_000_000 },
         "bursts": 6, "handshake_rtt_min_us": null,
-        "rtt_min_us": bin, "rtt_max_us": bin + 4_000, "rtt_bins": { bin.to_string(): 20 },
+        "rtt_min_us": bin, "rtt_max_us": bin + 4_000, "rtt_sum_us": 20 * (bin + 2_000),
+        "rtt_bins": { bin.to_string(): 20 },
     })
 }
 

@@ -391,6 +391,8 @@ pub struct ClientRecord {
     pub handshake_rtt_min_us: Option<u32>,
     pub rtt_min_us: Option<u32>,
     pub rtt_max_us: Option<u32>,
+    /// Sum of the RTT samples, µs.
+    pub rtt_sum_us: u64,
     /// As in the cell.
     pub rtt_bins: BTreeMap<u32, u32>,
 }

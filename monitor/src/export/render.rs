@@ -178,6 +178,7 @@ impl Context<'_> {
                 handshake_rtt_min_us: client.handshake_rtt_us,
                 rtt_min_us: totals.rtt_min_us,
                 rtt_max_us: totals.rtt_max_us,
+                rtt_sum_us: totals.rtt_sum_us,
                 rtt_bins: totals.rtt.bins().collect(),
             }
         };

@@ -202,7 +202,7 @@ impl Totals {
         let known = Known {
             min_us,
             max_us,
-            mean_us: self.rtt_sum_us as f64 / self.rtt_samples.max(1) as f64,
+            mean_us: self.rtt_sum_us as f64 / self.rtt.samples().max(1) as f64,
         };
         self.rtt
             .quantile(q, &known)

@@ -81,6 +81,7 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
         record.acked_bytes,
         record.busy_us,
         record.bursts,
+        record.rtt_sum_us,
     ];
     if figures.iter().any(|figure| *figure > MAX_FIGURE) || record.observations > MAX_OBSERVATIONS {
         return Err(format!("client `{name}` has more than a window can have"));
@@ -96,6 +97,7 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
         busy_us: record.busy_us,
         bursts: record.bursts,
         rtt_samples: rtt.samples(),
+        rtt_sum_us: record.rtt_sum_us,
         rtt,
         rtt_min_us: record.rtt_min_us,
         rtt_max_us: record.rtt_max_us,
@@ -162,6 +164,7 @@ mod tests {
             handshake_rtt_min_us: None,
             rtt_min_us: Some(85),
             rtt_max_us: Some(90),
+            rtt_sum_us: 261,
             rtt_bins: [(80, 3)].into(),
         }
     }

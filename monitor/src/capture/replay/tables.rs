@@ -380,7 +380,7 @@ impl Entry {
 impl Waiting {
     fn rank(&self) -> Rank {
         Rank {
-            goes_on: true,
+            goes_on: self.pending.resets == 0,
             last_seen_ns: self.last_seen_ns,
         }
     }
