@@ -118,9 +118,7 @@ impl Bench {
             test_clock: false,
         })?;
         for name in PROGRAMS {
-            live.program(name)?
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
+            live.program(name)?;
         }
         let mut packet = Frame::template().bytes().to_vec();
         packet.resize(packet.len() + DATA_LEN as usize, 0);

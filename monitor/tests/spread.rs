@@ -79,8 +79,7 @@ impl Bench {
         let mut config = Config::default();
         config.watch.ports = vec![BENCH_PORT];
         live.watch(&config, 0).expect("settings are taken");
-        let program = live.program(BENCH_PROGRAM).expect("it is in the object");
-        program.load().expect("it loads");
+        live.program(BENCH_PROGRAM).expect("it loads");
         let mut packet = Frame::template().bytes().to_vec();
         packet.resize(packet.len() + DATA_LEN as usize, 0);
         let mut bench = Self {
