@@ -42,7 +42,7 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
     check(
         (MIN_MAX_FLOWS..=16_777_216).contains(&flows.max),
         &["flows", "max"],
-        "1024 to 16777216 flows (1.3 KiB of kernel memory each)",
+        "1024 to 16777216 flows (1.4 KiB of kernel memory each)",
     );
     check(
         (100..=60_000).contains(&flows.report_interval_ms),
