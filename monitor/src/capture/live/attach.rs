@@ -16,7 +16,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::load::{LOG_PROGRAMS, Live, PROGRAMS};
+use super::load::{LOG_PROGRAMS, Live, PROGRAMS, Program};
 use crate::netlink::{Device, LinkType};
 
 /// First of all filters: one before us that ends the chain would hide packets from us. Where
@@ -112,7 +112,8 @@ impl Live {
         };
         if hook == Hook::Clsact {
             add_clsact(device)?;
-            remove_filters(device, self.pins.is_none())?;
+            let pinned = self.pins.is_some();
+            remove_filters(device, |program| !pinned && program.raw_ip == raw_ip)?;
         }
         let mut attachment = Attachment {
             _links: Vec::new(),
@@ -221,7 +222,7 @@ fn attach_in_place(
 /// # Errors
 /// When they cannot be listed or removed.
 pub fn detach_filters(device: &Device) -> Result<u64> {
-    remove_filters(device, true)
+    remove_filters(device, |_| true)
 }
 
 fn direction(egress: bool) -> TcAttachType {
@@ -282,11 +283,13 @@ fn add_clsact(device: &Device) -> Result<()> {
 }
 
 /// Removes filters that a killed daemon left and that would see every packet a second time: those
-/// that log and, with `all`, those that measure.
-fn remove_filters(device: &Device, all: bool) -> Result<u64> {
+/// that log, and of those that measure the `wanted` ones.
+fn remove_filters(device: &Device, wanted: impl Fn(&Program) -> bool) -> Result<u64> {
     let mut removed = 0;
-    let ours = PROGRAMS.map(|program| (program.name, program.egress));
-    let ours = ours.into_iter().filter(|_| all);
+    let ours = PROGRAMS
+        .into_iter()
+        .filter(wanted)
+        .map(|program| (program.name, program.egress));
     let logging = LOG_PROGRAMS.map(|name| [(name, false), (name, true)]);
     for (name, egress) in ours.chain(logging.into_iter().flatten()) {
         match tc::qdisc_detach_program(&device.name, direction(egress), name) {
