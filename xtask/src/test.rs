@@ -43,12 +43,13 @@ const TESTS_WITHOUT_KERNEL: [&str; 8] = [
 ];
 /// Test executables that run on the default kernel only: what they try the programs with, or the
 /// netlink messages they read, is the same on the others, and emulated machines are slow.
-const TESTS_ON_ONE_KERNEL: [&str; 7] = [
+const TESTS_ON_ONE_KERNEL: [&str; 8] = [
     "fib",
     "loss_side",
     "offload",
     "ports",
     "route",
+    "same_code",
     "spread",
     "tcp_info",
 ];
