@@ -22,6 +22,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod database;
 pub mod engine;
 pub mod evidence;
 pub mod export;

@@ -59,6 +59,14 @@ fn counter(lines: &[Value], name: &str) -> u64 {
     count.unwrap_or_else(|| panic!("no {name} in {counters}"))
 }
 
+/// Ends the daemon; what it logged.
+#[track_caller]
+fn finish(daemon: &mut Daemon, log: &Path) -> Vec<Value> {
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+    lines(log)
+}
+
 /// The watched flow's record is what its socket says.
 #[track_caller]
 fn assert_whole(lines: &[Value], socket: &TcpInfo, received: u64) {
@@ -97,10 +105,7 @@ fn forged_syns_push_no_flow_out() {
     let sent = flood::syns(&internet, SYNS);
     let (socket, received) = transfer.end();
     let after_kib = memory_kib(&daemon);
-    daemon.signal(libc::SIGTERM);
-    assert!(daemon.wait().success(), "a clean end");
-
-    let lines = lines(&log);
+    let lines = finish(&mut daemon, &log);
     println!(
         "{sent} SYNs, {} flows, {} evicted, {before_kib} -> {after_kib} KiB",
         counter(&lines, "flows_created"),
@@ -130,10 +135,7 @@ fn more_short_flows_than_there_is_room_for_leave_the_long_one_alone() {
     let took_ms = began.elapsed().as_millis();
     let (socket, received) = transfer.end();
     let after_kib = memory_kib(&daemon);
-    daemon.signal(libc::SIGTERM);
-    assert!(daemon.wait().success(), "a clean end");
-
-    let lines = lines(&log);
+    let lines = finish(&mut daemon, &log);
     println!(
         "{CONNECTIONS} connections in {took_ms} ms: {}; {before_kib} -> {after_kib} KiB",
         counters(&lines)
@@ -157,10 +159,7 @@ fn reports_that_nobody_reads_are_counted_and_cost_no_figure() {
     flood::connections(&internet, CONNECTIONS);
     daemon.signal(libc::SIGCONT);
     let (socket, received) = transfer.end();
-    daemon.signal(libc::SIGTERM);
-    assert!(daemon.wait().success(), "a clean end");
-
-    let lines = lines(&log);
+    let lines = finish(&mut daemon, &log);
     println!("{}", counters(&lines));
     assert!(counter(&lines, "reports_lost") > 0, "the ring was full");
     assert_whole(&lines, &socket, received);
@@ -230,10 +229,7 @@ fn a_full_disk_is_said_and_counted_and_written_again_once_there_is_room() {
     flood::connections(&internet, FEW_CONNECTIONS);
     daemon.await_message("the log is written again");
     let (socket, received) = transfer.end();
-    daemon.signal(libc::SIGTERM);
-    assert!(daemon.wait().success(), "a clean end");
-
-    let lines = lines(&log);
+    let lines = finish(&mut daemon, &log);
     println!("{}", counters(&lines));
     assert!(counter(&lines, "log_writes_failed") > 0);
     assert_whole(&lines, &socket, received);
@@ -370,7 +366,9 @@ fn in_machine_or_skip() -> bool {
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let ours = command_line.contains("rdinit=/init");
     if !ours {
-        println!("SKIPPED: sets the clock; `cargo xtask test` runs it in a machine of its own");
+        println!(
+            "SKIPPED: sets the clock; `cargo xtask test faults` runs it in a machine of its own"
+        );
     }
     ours
 }
@@ -416,7 +414,5 @@ fn a_clock_that_is_set_forward_and_back_changes_no_count_and_ends_no_window_for_
         }
     }
     let (socket, received) = transfer.end();
-    daemon.signal(libc::SIGTERM);
-    assert!(daemon.wait().success(), "a clean end");
-    assert_whole(&lines(&log), &socket, received);
+    assert_whole(&finish(&mut daemon, &log), &socket, received);
 }

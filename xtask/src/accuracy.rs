@@ -27,11 +27,7 @@ pub fn run(arguments: &[String]) -> Result<ExitCode> {
         "--example",
         EXAMPLE,
     ])?;
-    let simulator = built
-        .iter()
-        .find(|executable| executable.name == EXAMPLE)
-        .context("cargo built no simulator")?;
-    let mut command = Command::new(&simulator.path);
+    let mut command = Command::new(cargo::binary(&built, EXAMPLE)?);
     command.current_dir(cargo::workspace()).args(arguments);
     if arguments.is_empty() {
         command.args(["--ablations", "--markdown", MARKDOWN, "--json", JSON]);

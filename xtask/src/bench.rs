@@ -59,16 +59,9 @@ pub fn replay(arguments: &[String]) -> Result<ExitCode> {
         "--example",
         REPLAY_EXAMPLE,
     ])?;
-    let path_of = |name: &str| {
-        built
-            .iter()
-            .find(|executable| executable.name == name)
-            .map(|executable| executable.path.clone())
-            .with_context(|| format!("cargo built no {name}"))
-    };
-    let status = Command::new(path_of(REPLAY_EXAMPLE)?)
+    let status = Command::new(cargo::binary(&built, REPLAY_EXAMPLE)?)
         .arg("--lastmile")
-        .arg(path_of("lastmile")?)
+        .arg(cargo::binary(&built, "lastmile")?)
         .args(arguments)
         .current_dir(cargo::workspace())
         .status()
@@ -145,11 +138,7 @@ fn build(name: &str) -> Result<PathBuf> {
         "--example",
         name,
     ])?;
-    built
-        .into_iter()
-        .find(|executable| executable.name == name)
-        .map(|executable| executable.path)
-        .with_context(|| format!("cargo built no {name}"))
+    cargo::binary(&built, name)
 }
 
 /// Runs it here; every line also goes to `each`.

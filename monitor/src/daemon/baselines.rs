@@ -8,22 +8,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use rusqlite::{Connection, params};
+use anyhow::{Context as _, Result};
+use rusqlite::{Connection, OpenFlags, params};
 
 use crate::cell::CellKey;
 use crate::config::Config;
+use crate::database::Database;
 use crate::engine::{Memories, judge};
 
-/// Marks our files: "lmba".
-const APPLICATION_ID: i32 = 0x6c6d_6261;
-const LAYOUT: i32 = 1;
 /// Learned again after a kill: little, beside a baseline of days.
 const SAVE_EVERY_S: u64 = 600;
-/// Another process that reads holds a lock for a moment.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// "lmba".
+const FILE: Database = Database {
+    key: "restart.baselines",
+    application_id: 0x6c6d_6261,
+    layout: 1,
+    tables: TABLES,
+    otherwise: "remove it, and what is usual is learned anew",
+};
 
 const TABLES: &str = "\
     CREATE TABLE settings (window_s INTEGER NOT NULL, slot_windows INTEGER NOT NULL);
@@ -41,50 +44,9 @@ struct Store {
 impl Store {
     /// Opens the file, or makes it.
     fn open(file: &Path) -> Result<Self> {
-        let context = || format!("restart.baselines: {}", file.display());
-        let connection = Connection::open(file).with_context(context)?;
-        connection
-            .busy_timeout(BUSY_TIMEOUT)
-            .with_context(context)?;
-        let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get(0));
-        let tables: u32 = connection
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .with_context(context)?;
-        if tables == 0 {
-            connection
-                .execute_batch(&format!(
-                    "BEGIN; PRAGMA application_id = {APPLICATION_ID}; \
-                     PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
-                ))
-                .with_context(context)?;
-        }
-        let (application, layout): (i32, i32) = (
-            number("application_id").with_context(context)?,
-            number("user_version").with_context(context)?,
-        );
-        if application != APPLICATION_ID {
-            bail!(
-                "restart.baselines: {} is another program's file; name one that lastmile may \
-                 write",
-                file.display()
-            );
-        }
-        if layout != LAYOUT {
-            bail!(
-                "restart.baselines: {} was written by another version (layout {layout}, this one \
-                 has {LAYOUT}); remove it, and what is usual is learned anew",
-                file.display()
-            );
-        }
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .with_context(context)?;
-        connection
-            .pragma_update(None, "synchronous", "NORMAL")
-            .with_context(context)?;
         Ok(Self {
             file: file.to_owned(),
-            connection,
+            connection: FILE.open(file, OpenFlags::default())?,
         })
     }
 

@@ -7,21 +7,16 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::{Kept, Unkept};
+use crate::database::Database;
 use crate::verdict::Segment;
 
 /// The file's name in a folder that `--state` names.
 pub const FILE_NAME: &str = "evidence.sqlite";
-/// Marks our files: "lmev".
-const APPLICATION_ID: i32 = 0x6c6d_6576;
-const LAYOUT: i32 = 1;
-/// Another process that reads or labels holds a lock for a moment.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// zstd's default.
 const COMPRESSION: i32 = 3;
 /// A window of a million clients; what claims to be larger is damaged.
@@ -30,6 +25,15 @@ const MAX_INPUT_BYTES: usize = 1 << 30;
 const FORGET_AT_ONCE: u32 = 200;
 /// Where there are too many bytes, this part of them is kept.
 const KEPT_PART: f64 = 0.9;
+
+/// "lmev".
+const FILE: Database = Database {
+    key: "evidence",
+    application_id: 0x6c6d_6576,
+    layout: 1,
+    tables: TABLES,
+    otherwise: "name another file",
+};
 
 const TABLES: &str = "
 CREATE TABLE window (
@@ -102,48 +106,9 @@ impl Store {
     }
 
     fn with_flags(file: &Path, flags: OpenFlags) -> Result<Self> {
-        let context = || format!("evidence: {}", file.display());
-        let connection = Connection::open_with_flags(file, flags).with_context(context)?;
-        connection
-            .busy_timeout(BUSY_TIMEOUT)
-            .with_context(context)?;
-        let tables: u32 = connection
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .with_context(context)?;
-        if tables == 0 {
-            connection
-                .execute_batch(&format!(
-                    "PRAGMA auto_vacuum = INCREMENTAL; BEGIN; \
-                     PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; \
-                     {TABLES} COMMIT;"
-                ))
-                .with_context(context)?;
-        }
-        let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get(0));
-        let application: i32 = number("application_id").with_context(context)?;
-        let layout: i32 = number("user_version").with_context(context)?;
-        if application != APPLICATION_ID {
-            bail!(
-                "evidence: {} is another program's file; name one that lastmile may write",
-                file.display()
-            );
-        }
-        if layout != LAYOUT {
-            bail!(
-                "evidence: {} was written by another version (layout {layout}, this one has \
-                 {LAYOUT}); name another file",
-                file.display()
-            );
-        }
-        connection
-            .pragma_update(None, "journal_mode", "WAL")
-            .with_context(context)?;
-        connection
-            .pragma_update(None, "synchronous", "NORMAL")
-            .with_context(context)?;
         Ok(Self {
             file: file.to_owned(),
-            connection,
+            connection: FILE.open(file, flags)?,
         })
     }
 
