@@ -34,7 +34,8 @@ const WRONG: u8 = 2;
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch flows and log verdicts until SIGTERM; SIGHUP reads the configuration again.
+    /// Watch flows and log verdicts until SIGTERM; SIGHUP reads the configuration again,
+    /// SIGUSR1 logs the sessions that are not over.
     Run(ConfigFile),
     /// Say what `run` would do, and what is missing for it. Changes nothing.
     Check(ConfigFile),

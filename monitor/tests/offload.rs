@@ -3,8 +3,12 @@
 
 mod support;
 
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt as _;
 use lastmile::capture::live::Hook;
 use monitor_ebpf::{counters::Counter, flow::half_flags};
+use rtnetlink::{LinkUnspec, packet_route::link::LinkAttribute};
 use support::{
     chain::{Chain, LEFT, RIGHT, queue_or_skip},
     ethtool,
@@ -183,19 +187,24 @@ fn a_receiver_that_merges_what_arrives() {
 const BIG: u32 = 200_000;
 const IP_LEN_MAX: u32 = 65_535;
 
-#[test]
-fn a_sender_whose_packets_are_longer_than_an_ip_header_can_say() {
-    if !support::root_or_skip("network namespaces and BPF programs") {
-        return;
-    }
-    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
-        println!("SKIPPED: this kernel has no IPv6");
-        return;
-    }
-    let chain = Chain::new(2);
-    let (server, client) = chain.with_ipv6();
-    let set = format!("link set {RIGHT} gso_max_size {BIG}");
-    chain.ip(0, &[set.as_str()]);
+/// Lets the server of a chain make IPv4 packets as long; whether this kernel has such (Linux 6.3).
+///
+/// `ip` has had the word only since the same version.
+async fn allow_long_ipv4() -> Result<bool, rtnetlink::Error> {
+    let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+    tokio::spawn(connection);
+    let device = LinkUnspec::new_with_name(RIGHT);
+    let long = LinkAttribute::GsoIpv4MaxSize(BIG);
+    let wanted = device.append_extra_attribute(long.clone()).build();
+    handle.link().change(wanted).execute().await?;
+    let request = handle.link().get().match_name(RIGHT.to_owned());
+    let device = request.execute().try_next().await?.expect("it is there");
+    Ok(device.attributes.contains(&long))
+}
+
+/// A download whose packets are longer than an IP header can say, with the server's device told
+/// so already.
+fn big_tcp(chain: &Chain, server: IpAddr) {
     let at_server = Observer::start(&chain.hosts[0], &[RIGHT], Hook::of_this_kernel(), PORT);
     let at_client = Observer::start(&chain.hosts[1], &[LEFT], Hook::of_this_kernel(), PORT);
     let capture = chain.within(0, || Ring::start(BIG_PACKETS, true).expect("a capture"));
@@ -210,7 +219,7 @@ fn a_sender_whose_packets_are_longer_than_an_ip_header_can_say() {
         ("sender", at_server.look(), ends[0].server.data_segs_out),
         ("receiver", at_client.look(), received[0].data_segs_in),
     ] {
-        assert_eq!(sight.flows.len(), 1, "one flow to {client}");
+        assert_eq!(sight.flows.len(), 1, "one flow of {server}");
         let (half, _) = server_and_client(&sight.flows[0], PORT);
         println!(
             "BIG TCP at the {place}: packets of up to {longest} bytes, {} segments in {} frames \
@@ -225,6 +234,41 @@ fn a_sender_whose_packets_are_longer_than_an_ip_header_can_say() {
         longest > IP_LEN_MAX,
         "only packets of up to {longest} bytes"
     );
+}
+
+#[test]
+fn ipv6_packets_longer_than_their_header_can_say() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        println!("SKIPPED: this kernel has no IPv6");
+        return;
+    }
+    let chain = Chain::new(2);
+    let (server, _) = chain.with_ipv6();
+    let set = format!("link set {RIGHT} gso_max_size {BIG}");
+    chain.ip(0, &[set.as_str()]);
+    big_tcp(&chain, server.into());
+}
+
+#[test]
+fn ipv4_packets_longer_than_their_header_can_say() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let chain = Chain::new(2);
+    let allowed = chain.within(0, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("an event loop").block_on(allow_long_ipv4())
+    });
+    if allowed.expect("the device can be set") {
+        big_tcp(&chain, Chain::right(0).into());
+    } else {
+        println!("SKIPPED: this kernel has no BIG TCP over IPv4 (Linux 6.3)");
+    }
 }
 
 /// A server and a router that speak over VLANs, one inside the other: the outermost first.

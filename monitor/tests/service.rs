@@ -5,7 +5,8 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
@@ -15,7 +16,7 @@ use std::{
 
 use lastmile::export::schema::validate_line;
 use serde_json::Value;
-use support::net::{Internet, PORT};
+use support::net::{Internet, PORT, SERVER};
 
 const UNIT: &str = include_str!("../../packaging/lastmile.service");
 const UNIT_FILE: &str = "/etc/systemd/system/lastmile.service";
@@ -275,6 +276,94 @@ fn a_restart_and_a_kill_miss_no_packet_and_a_stop_leaves_nothing() {
     let id = &flow["flow_id"];
     let opened = |record: &&Value| record["event"] == "open" && record["flow_id"] == *id;
     assert_eq!(records.iter().filter(opened).count(), 1, "told once");
+}
+
+/// A video server of the operator's as a unit of its own, gone when dropped.
+struct VideoServer;
+
+impl VideoServer {
+    const UNIT: &str = "video-edge.service";
+    const PORT: u16 = 8080;
+    const FILE_BYTES: usize = 300_000;
+
+    /// nginx, in the network of the service. It goes to the background once it listens.
+    fn start(internet: &Internet) -> Self {
+        fs::create_dir_all("/srv/video").expect("a folder");
+        fs::write("/srv/video/part", vec![0x5a; Self::FILE_BYTES]).expect("the file is written");
+        let port = Self::PORT;
+        let text = format!(
+            "user root; pid /srv/video/pid; error_log /srv/video/log;\n\
+             events {{}}\n\
+             http {{ access_log off; client_body_temp_path /srv/video/body;\n\
+             proxy_temp_path /srv/video/proxy; fastcgi_temp_path /srv/video/fastcgi;\n\
+             uwsgi_temp_path /srv/video/uwsgi; scgi_temp_path /srv/video/scgi;\n\
+             server {{ listen {SERVER}:{port}; root /srv/video; }} }}\n"
+        );
+        fs::write("/etc/video-edge.conf", text).expect("the configuration is written");
+        let unit = format!(
+            "[Service]\nType=forking\nPIDFile=/srv/video/pid\n\
+             NetworkNamespacePath=/run/netns/{}\n\
+             ExecStart=/bin/nginx -e /srv/video/log -c /etc/video-edge.conf\n",
+            internet.server
+        );
+        fs::write(format!("/etc/systemd/system/{}", Self::UNIT), unit).expect("written");
+        succeed(&["daemon-reload"]);
+        succeed(&["start", Self::UNIT]);
+        Self
+    }
+
+    /// The client gets the file.
+    fn download(&self, internet: &Internet) {
+        let client = internet.on(&internet.client, || {
+            let mut stream = TcpStream::connect((SERVER, Self::PORT)).expect("nginx listens");
+            let request = b"GET /part HTTP/1.0\r\n\r\n";
+            stream.write_all(request).expect("connected");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).expect("nginx sends");
+            answer.len()
+        });
+        let received = lastmile_lab::netns::join(client).expect("the client ends");
+        assert!(received > Self::FILE_BYTES, "only {received} bytes");
+    }
+}
+
+impl Drop for VideoServer {
+    fn drop(&mut self) {
+        systemctl(&["stop", Self::UNIT]);
+        systemctl(&["reset-failed", Self::UNIT]);
+    }
+}
+
+#[test]
+fn what_a_unit_of_the_operators_sends_is_video_and_what_others_send_is_not_known_to_be() {
+    if !systemd_or_skip() {
+        return;
+    }
+    let service = Service::install("");
+    let text = format!(
+        "[watch]\ninterfaces = [\"eth0\"]\nports = [{PORT}, {}]\n[window]\nlength_s = 3600\n\
+         [video]\nunits = [\"{}\"]\nnames = false\nbehaviour = false\nreport_all = true\n",
+        VideoServer::PORT,
+        VideoServer::UNIT,
+    );
+    fs::write(CONFIG, text).expect("the configuration is written");
+    let server = VideoServer::start(&service.internet);
+    succeed(&["start", "lastmile"]);
+    server.download(&service.internet);
+    service.internet.download(DOWNLOAD);
+    succeed(&["stop", "lastmile"]);
+
+    let records = records();
+    let of = |port: u16| {
+        let flow = records.iter().rfind(|record| {
+            record["type"] == "flow" && record["event"] != "open" && record["server_port"] == port
+        });
+        flow.unwrap_or_else(|| panic!("no flow of port {port}"))
+    };
+    let video = of(VideoServer::PORT);
+    assert_eq!(video["video"], true, "{video}");
+    assert_eq!(video["video_reason"], "cgroup");
+    assert_eq!(of(PORT)["video"], Value::Null);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::chunks::LADDER_MAX;
 use super::{Config, MIN_MAX_FLOWS};
+use crate::flow::transition::SixRd;
 
 /// Every value out of its range, in the order of the file's sections.
 pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
@@ -168,6 +169,12 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
                 .all(|unit| !unit.is_empty() && !unit.contains("..")),
             &["video", "units"],
             "units or control groups, such as [\"nginx.service\", \"/system.slice/caddy.service\"]",
+        );
+        check(
+            video.six_rd.iter().all(SixRd::is_possible),
+            &["video", "six_rd"],
+            "[[video.six_rd]] tables such as ipv6 = \"2001:db8::/32\", ipv4 = \"0.0.0.0/0\": no host \
+             bits, and with what is left of an IPv4 address at most 64 bits",
         );
     }
     check(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::flow::transition::SixRd;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,9 @@ pub struct Video {
     pub behaviour: bool,
     /// Flows that are not video are logged and judged too.
     pub report_all: bool,
+    /// ISPs whose customers' IPv4 addresses are in their IPv6 ones: sessions over both are joined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub six_rd: Vec<SixRd>,
 }
 
 impl Default for Video {
@@ -43,6 +47,7 @@ impl Default for Video {
             services_csv: None,
             behaviour: true,
             report_all: false,
+            six_rd: Vec::new(),
         }
     }
 }

@@ -168,6 +168,7 @@ enum Event {
     Devices,
     Routes,
     Reload,
+    Sessions,
     Stop(&'static str),
 }
 
@@ -272,6 +273,7 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        let mut asked = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
         let closed = self.log.closed();
         let devices = self.devices.changed();
         let mut devices_from = Instant::now();
@@ -297,6 +299,7 @@ impl Daemon {
                 result = kernel_log.next() => { result?; continue }
                 () = closed.notified() => return Err(WriteError::Closed.into()),
                 _ = hangup.recv() => Event::Reload,
+                _ = asked.recv() => Event::Sessions,
                 _ = terminate.recv() => Event::Stop("SIGTERM"),
                 _ = interrupt.recv() => Event::Stop("SIGINT"),
             };
@@ -340,6 +343,11 @@ impl Daemon {
                 Event::Reload => {
                     self.reload();
                     end_us = self.next_window_end();
+                }
+                Event::Sessions => {
+                    reports.drain(|report| taken.push(report));
+                    self.take(&taken)?;
+                    self.tell_sessions()?;
                 }
                 Event::Stop(signal) => {
                     tracing::info!("{signal}: writing what is known");
@@ -584,6 +592,15 @@ impl Daemon {
             memory.swept_ns = began.monotonic_ns;
             memory.closed_ns = began.monotonic_ns;
         })
+    }
+
+    /// SIGUSR1: a record of each session that is not over.
+    fn tell_sessions(&mut self) -> Result<()> {
+        let mut records = self.sweep()?;
+        let sessions = self.pipeline.current_sessions(Now::read().unix_us);
+        tracing::info!("SIGUSR1: {} session(s) are not over", sessions.len());
+        records.extend(sessions);
+        self.write(&records)
     }
 
     /// Windows are cut by UTC: where that was set or drifted, epochs move with it.

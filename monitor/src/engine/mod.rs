@@ -29,6 +29,7 @@ use crate::export::record::FlowEvent;
 use crate::export::render::Context;
 use crate::flow::chunk::Ladder;
 use crate::flow::session::{Ended, Sessions};
+use crate::flow::transition::SixRd;
 use crate::flow::{CloseReason, Flow, FlowTable, Secret};
 use crate::path::followed::{Affected, Entry};
 use crate::path::ports::InterconnectPorts;
@@ -82,12 +83,14 @@ impl Pipeline {
         let ladder = config.chunks.ladder();
         let mut flows = FlowTable::new(unit_lengths(config));
         flows.set_ladder(Arc::clone(&ladder));
+        let mut sessions = Sessions::default();
+        sessions.set_six_rd(six_rd(config));
         Self {
             config: config.clone(),
             routes,
             host: host.to_owned(),
             flows,
-            sessions: Sessions::default(),
+            sessions,
             ladder,
             engine: Engine::default(),
             ways: Ways::new(unit_lengths(config)),
@@ -122,6 +125,7 @@ impl Pipeline {
         self.ladder = config.chunks.ladder();
         self.flows.set_ladder(Arc::clone(&self.ladder));
         self.video.reconfigure(config);
+        self.sessions.set_six_rd(six_rd(config));
         self.config = config.clone();
     }
 
@@ -316,6 +320,22 @@ impl Pipeline {
         }
     }
 
+    /// The sessions that are not over, as they are at `time_us`.
+    pub fn current_sessions(&mut self, time_us: u64) -> Vec<Record> {
+        self.join_all();
+        let context = self.context(time_us);
+        let current = self.sessions.current().into_iter();
+        current
+            .map(|session| context.session(session, None))
+            .collect()
+    }
+
+    fn join_all(&mut self) {
+        for flow in self.flows.all_mut() {
+            join(&self.video, &mut self.sessions, flow);
+        }
+    }
+
     /// The kernel forgot the flow, or will not report it any more. What its packets said about
     /// its end goes before `reason`.
     pub fn close_flow(
@@ -357,12 +377,10 @@ impl Pipeline {
         );
 
         self.flows.forget_listed();
-        for flow in self.flows.all_mut() {
-            join(&self.video, &mut self.sessions, flow);
-        }
+        self.join_all();
         let over = self.sessions.take_idle(end_us, self.idle_us());
         let context = self.context(end_us);
-        records.extend(over.iter().map(|of| context.session(of, Ended::Idle)));
+        records.extend(over.iter().map(|of| context.session(of, Some(Ended::Idle))));
 
         let mut cells = Cells::collect(active);
         let window = WindowSpan::ending(end_us, self.config.window.length_s);
@@ -446,15 +464,13 @@ impl Pipeline {
             })
             .collect();
         self.flows.forget_listed();
-        for flow in self.flows.all_mut() {
-            join(&self.video, &mut self.sessions, flow);
-        }
+        self.join_all();
         let sessions = self.sessions.take_all();
         let context = self.context(time_us);
         records.extend(
             sessions
                 .iter()
-                .map(|session| context.session(session, Ended::Shutdown)),
+                .map(|session| context.session(session, Some(Ended::Shutdown))),
         );
         records.extend(self.engine.open_incidents(&self.context(time_us)));
         if reason.is_some() {
@@ -502,6 +518,11 @@ fn join(video: &VideoFlows, sessions: &mut Sessions, flow: &mut Flow) {
     if video.is_reported(&class) {
         sessions.take(flow, class.service.as_deref());
     }
+}
+
+fn six_rd(config: &Config) -> &[SixRd] {
+    let video = config.video.as_ref();
+    video.map_or(&[], |video| &video.six_rd)
 }
 
 fn unit_lengths(config: &Config) -> UnitLengths {

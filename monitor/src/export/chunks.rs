@@ -126,7 +126,8 @@ pub struct SessionRecord {
     pub start_time: Timestamp,
     /// To the last packet.
     pub duration_us: u64,
-    pub end_reason: Ended,
+    /// `null`: it was not over when somebody asked (SIGUSR1).
+    pub end_reason: Option<Ended>,
     /// Connections.
     pub flows: u64,
     /// The first 16 of them, as in `flow` records.
@@ -212,8 +213,8 @@ impl Context<'_> {
         record.chunk_list_omitted = flow.chunks.unlisted();
     }
 
-    /// One session's record.
-    pub fn session(&self, session: &Session, end_reason: Ended) -> Record {
+    /// One session's record; `None`: it is not over.
+    pub fn session(&self, session: &Session, end_reason: Option<Ended>) -> Record {
         let key = &session.key;
         Record::Session(Box::new(SessionRecord {
             schema: Version::One,

@@ -12,6 +12,7 @@ pub mod roles;
 pub mod session;
 mod table;
 pub mod totals;
+pub mod transition;
 
 use std::net::IpAddr;
 

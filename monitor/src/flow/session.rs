@@ -1,7 +1,7 @@
 //! Playbacks: the flows of one client and one service, joined.
 //!
 //! A player opens several connections, closes them and opens others; what it did as a whole is
-//! what a viewer noticed. The client's address, the port of the server and the service that the
+//! what a viewer noticed. The client's address (its IPv4 address, where the IPv6 one holds it), the port of the server and the service that the
 //! client named keep clients apart; two players of the same service behind one address are one
 //! session, and `flows` says how many connections it had.
 
@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chunk::Figures;
+use super::transition::{SixRd, joined};
 use super::{Flow, Vantage};
 use crate::path::Location;
 
@@ -34,9 +35,14 @@ pub struct SessionKey {
 
 impl SessionKey {
     /// The session that a flow belongs to, whose client named `service`.
-    pub fn of(flow: &Flow, service: Option<&str>) -> Self {
+    fn of(flow: &Flow, service: Option<&str>, six_rd: &[SixRd]) -> Self {
+        let client = flow.roles.client;
         Self {
-            client: flow.roles.client,
+            // Of a service both protocols of a client are one playback; servers have one each.
+            client: match service {
+                Some(_) => joined(client, six_rd),
+                None => client,
+            },
             server: match service {
                 Some(_) => None,
                 None => Some(flow.roles.server),
@@ -75,15 +81,27 @@ pub struct Session {
     pub chunks: Figures,
 }
 
+impl Session {
+    fn order(&self) -> (u64, &SessionKey) {
+        (self.start_us, &self.key)
+    }
+}
+
 /// The sessions that are not over.
 #[derive(Debug, Default)]
 pub struct Sessions {
     sessions: HashMap<SessionKey, Session>,
     refused: u64,
+    six_rd: Vec<SixRd>,
     secret: RandomState,
 }
 
 impl Sessions {
+    /// From now on joins clients of these ISPs over IPv4 and IPv6.
+    pub fn set_six_rd(&mut self, six_rd: &[SixRd]) {
+        self.six_rd = six_rd.to_vec();
+    }
+
     /// Takes what is new of a flow. One that has had no chunk yet belongs to no session, nor does
     /// our own download.
     pub fn take(&mut self, flow: &mut Flow, service: Option<&str>) {
@@ -91,7 +109,7 @@ impl Sessions {
         if flow.roles.vantage == Vantage::Receiver || (new.is_empty() && flow.session.is_none()) {
             return;
         }
-        let key = SessionKey::of(flow, service);
+        let key = SessionKey::of(flow, service, &self.six_rd);
         if !self.sessions.contains_key(&key) {
             if new.is_empty() {
                 // The session is over, and a flow of it only went silent later.
@@ -132,6 +150,13 @@ impl Sessions {
         self.take_where(|session| now_us.saturating_sub(session.last_seen_us) >= idle_us)
     }
 
+    /// Those that are not over, the oldest first.
+    pub fn current(&self) -> Vec<&Session> {
+        let mut current: Vec<&Session> = self.sessions.values().collect();
+        current.sort_by(|a, b| a.order().cmp(&b.order()));
+        current
+    }
+
     /// All that are left, the oldest first.
     pub fn take_all(&mut self) -> Vec<Session> {
         self.take_where(|_| true)
@@ -140,7 +165,7 @@ impl Sessions {
     fn take_where(&mut self, mut is_over: impl FnMut(&Session) -> bool) -> Vec<Session> {
         let over = self.sessions.extract_if(|_, session| is_over(session));
         let mut over: Vec<Session> = over.map(|(_, session)| session).collect();
-        over.sort_by(|a, b| (a.start_us, &a.key).cmp(&(b.start_us, &b.key)));
+        over.sort_by(|a, b| a.order().cmp(&b.order()));
         over
     }
 

@@ -1,6 +1,7 @@
 //! Playbacks: what is joined, what is kept apart, and when one is over.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -9,7 +10,7 @@ use monitor_ebpf::flow::{Address, FlowKey, FlowState, half_flags as is};
 use monitor_ebpf::sequence::{high, pack};
 
 use super::site::SERVER;
-use crate::capture::{ChunkNews, Snapshot};
+use crate::capture::{ChunkNews, FirstBytes, Snapshot};
 use crate::config::Config;
 use crate::engine::{Missed, Pipeline};
 use crate::export::Record;
@@ -17,6 +18,8 @@ use crate::export::chunks::SessionRecord;
 use crate::export::schema::validate_line;
 use crate::flow::session::Ended;
 use crate::path::Routes;
+use crate::recognise::Transport;
+use crate::recognise::services::Services;
 
 const START_US: u64 = 1_700_000_000_000_000;
 const WINDOW_US: u64 = 5_000_000;
@@ -29,6 +32,8 @@ struct Players {
     pipeline: Pipeline,
     records: Vec<Record>,
     now_us: u64,
+    /// Whether the clients name a service.
+    ask: bool,
 }
 
 impl Players {
@@ -41,14 +46,55 @@ impl Players {
             pipeline: Pipeline::new(&config, routes, "test"),
             records: Vec::new(),
             now_us: START_US,
+            ask: false,
         }
+    }
+
+    /// Players of one service, some of them behind 6rd.
+    fn of_a_service() -> Self {
+        let text = "[video]\n[[video.six_rd]]\nipv6 = \"2001:db8::/32\"\nipv4 = \"10.0.0.0/8\"\n\
+                    [flows]\nidle_s = 10\n[window]\nlength_s = 5\n";
+        let config = Config::parse(text, Path::new("test.toml")).expect("right");
+        let list = Services::parse("suffix,service\ncdn.example,Films\n", Path::new("list.csv"));
+        let mut players = Self::new();
+        players.pipeline.reconfigure(&config);
+        players.pipeline.set_services(list.expect("a list"));
+        players.ask = true;
+        players
     }
 
     /// The connection of `client`'s `port` to the server's `server_port` has got its `number`th
     /// chunk just now.
     fn gets(&mut self, client: [u8; 4], port: u16, server_port: u16, number: u32) {
-        let (key, client_half) =
-            FlowKey::new(Address::v4(client), port, Address::v4(SERVER), server_port);
+        let server = Address::v4(SERVER);
+        let (key, client_half) = FlowKey::new(Address::v4(client), port, server, server_port);
+        self.flow_gets(key, client_half, number);
+    }
+
+    /// The connection of `client` over IPv6, the same way.
+    fn gets_over_ipv6(&mut self, client: &str, port: u16, number: u32) {
+        let client: Ipv6Addr = client.parse().expect("an address");
+        let server = Address::v6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).octets());
+        let (key, client_half) = FlowKey::new(Address::v6(client.octets()), port, server, 443);
+        self.flow_gets(key, client_half, number);
+    }
+
+    /// The client asks for something of a service.
+    fn asks(&mut self, key: FlowKey) {
+        let said = FirstBytes {
+            key,
+            generation: 1,
+            transport: Transport::Tcp,
+            offset: 0,
+            bytes: b"GET / HTTP/1.1\r\nHost: a.cdn.example\r\n\r\n".to_vec(),
+        };
+        self.pipeline.hear(&said, self.now_us);
+    }
+
+    fn flow_gets(&mut self, key: FlowKey, client_half: usize, number: u32) {
+        if self.ask {
+            self.asks(key);
+        }
         let read_ns = (self.now_us - START_US + 1_000_000_000) * 1_000;
         let now_us = (read_ns / 1_000) as u32;
         let mut state = FlowState::EMPTY;
@@ -139,7 +185,7 @@ fn the_connections_of_one_playback_are_one_session() {
         panic!("one session: {over:?}");
     };
     assert_eq!((session.flows, session.flow_ids.len()), (2, 2));
-    assert_eq!(session.end_reason, Ended::Idle);
+    assert_eq!(session.end_reason, Some(Ended::Idle));
     assert_eq!(session.server_ip, Some(IpAddr::V4(Ipv4Addr::from(SERVER))));
     let chunks = &session.chunks;
     assert_eq!((chunks.count, chunks.lost, chunks.unfinished), (8, 0, 0));
@@ -162,6 +208,25 @@ fn clients_and_ports_are_kept_apart() {
 }
 
 #[test]
+fn one_device_over_both_protocols_is_one_session_where_its_address_says_so() {
+    let mut players = Players::of_a_service();
+    players.gets([10, 0, 0, 1], 40_000, 443, 1);
+    // The same customer's 24 bits, and another one's.
+    players.gets_over_ipv6("2001:db8:0:100::7", 40_001, 1);
+    players.gets_over_ipv6("2001:db8:0:200::7", 40_001, 1);
+    players.gets_over_ipv6("2001:db9:0:100::7", 40_001, 1);
+    assert_eq!(players.end_of_window(), []);
+    let over = players.end_of_window();
+    let mut flows: Vec<u64> = over.iter().map(|session| session.flows).collect();
+    flows.sort_unstable();
+    assert_eq!(flows, [1, 1, 2], "{over:?}");
+    assert!(
+        over.iter()
+            .all(|one| one.service.as_deref() == Some("Films"))
+    );
+}
+
+#[test]
 fn a_stop_ends_every_session() {
     let mut players = Players::new();
     players.gets([10, 0, 0, 1], 40_000, 443, 1);
@@ -169,7 +234,25 @@ fn a_stop_ends_every_session() {
     let records = players.pipeline.finish(players.now_us, None);
     let over = sessions(&records);
     assert_eq!(over.len(), 1);
-    assert_eq!((over[0].flows, over[0].end_reason), (2, Ended::Shutdown));
+    assert_eq!(
+        (over[0].flows, over[0].end_reason),
+        (2, Some(Ended::Shutdown))
+    );
+    assert_eq!(over[0].chunks.count, 2);
+}
+
+#[test]
+fn one_that_is_not_over_is_told_on_request_and_again_at_its_end() {
+    let mut players = Players::new();
+    players.gets([10, 0, 0, 1], 40_000, 443, 1);
+    let asked = sessions(&players.pipeline.current_sessions(players.now_us));
+    assert_eq!(asked.len(), 1);
+    assert_eq!((asked[0].end_reason, asked[0].chunks.count), (None, 1));
+    players.gets([10, 0, 0, 1], 40_000, 443, 2);
+    players.end_of_window();
+    let over = players.end_of_window();
+    assert_eq!(over[0].session_id, asked[0].session_id);
+    assert_eq!(over[0].end_reason, Some(Ended::Idle));
     assert_eq!(over[0].chunks.count, 2);
 }
 
