@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use monitor_ebpf::flow::FlowKey;
 use quic::{QuicCell, QuicFlows, QuicWindow};
 use serde::{Deserialize, Serialize};
-use verdicts::{Beside, Engine};
+use verdicts::{Beside, Conclusions, Engine};
 use video::{Counted, VideoFlows};
 use ways::Ways;
 
@@ -37,6 +37,7 @@ use crate::path::{Routes, UnitLengths};
 use crate::recognise::services::Services;
 use crate::verdict::LocalCounters;
 use crate::verdict::coverage::Coverage;
+use crate::verdict::playback::Said;
 
 /// What was not seen in one window. Differences, not totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -378,10 +379,6 @@ impl Pipeline {
 
         self.flows.forget_listed();
         self.join_all();
-        let over = self.sessions.take_idle(end_us, self.idle_us());
-        let context = self.context(end_us);
-        records.extend(over.iter().map(|of| context.session(of, Some(Ended::Idle))));
-
         let mut cells = Cells::collect(active);
         let window = WindowSpan::ending(end_us, self.config.window.length_s);
         let quic = std::mem::take(&mut self.quic_window);
@@ -429,6 +426,9 @@ impl Pipeline {
             let usual = self.engine.judge.usual(key, cell.route.as_ref(), settings);
             records.push(context.cell(key, cell, quic, clients, usual.as_ref(), &window));
         }
+        let ids: Vec<String> = (0..concluded.verdicts.len())
+            .map(|number| context.verdict_id(number, &window))
+            .collect();
         let said: Vec<Record> = concluded.records(&context, &window, &beside).collect();
         let unkept = self.evidence.is_some().then(|| {
             let config = &self.config;
@@ -438,6 +438,10 @@ impl Pipeline {
         if let (Some(kept), Some(Some(unkept))) = (&mut self.evidence, unkept) {
             kept.push(unkept);
         }
+        tell_sessions(&mut self.sessions, &concluded, &ids, &window);
+        let over = self.sessions.take_idle(end_us, self.idle_us());
+        let context = self.context(end_us);
+        records.extend(over.iter().map(|of| context.session(of, Some(Ended::Idle))));
         let (flows, quic) = (&self.flows, &self.quic);
         self.video.forget(window.number, |key, generation| {
             let known = flows.get(key);
@@ -517,6 +521,30 @@ fn join(video: &VideoFlows, sessions: &mut Sessions, flow: &mut Flow) {
     let class = video.class(flow);
     if video.is_reported(&class) {
         sessions.take(flow, class.service.as_deref());
+    }
+}
+
+/// Tells every session that did something in the window what was said of its client. Verdicts
+/// come with their ids.
+fn tell_sessions(
+    sessions: &mut Sessions,
+    concluded: &Conclusions,
+    ids: &[String],
+    window: &WindowSpan,
+) {
+    for (session, of_client) in sessions.active_mut(window.start_us) {
+        let said = session.location.as_ref().map_or(Said::Nothing, |location| {
+            concluded.said(&location.into(), session.client)
+        });
+        // What its client's figures say may be another session's doing.
+        let said = match said {
+            Said::Bad { verdict, .. } if of_client > 1 => Said::Bad {
+                verdict,
+                beyond: None,
+            },
+            said => said,
+        };
+        session.playback.add(said, &concluded.verdicts, ids);
     }
 }
 

@@ -11,6 +11,7 @@ use super::render::{Context, path_record};
 use crate::flow::chunk::figures::{Figures, Judged, Pace};
 use crate::flow::session::{Ended, Session};
 use crate::flow::{Flow, Vantage};
+use crate::verdict::{Limit, Segment};
 
 /// What any number of chunks (a request's response, or several that overlap) say together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -135,6 +136,45 @@ pub struct SessionRecord {
     /// The way to the client, the last one where it changed.
     pub path: Option<PathRecord>,
     pub chunks: ChunksRecord,
+    pub verdict: PlaybackRecord,
+}
+
+/// What the verdicts of its windows say of one playback.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlaybackRecord {
+    /// Windows that ended while it did something.
+    pub windows: u32,
+    /// Of these, windows in which its client was compared with what is usual, and settled.
+    pub windows_judged: u32,
+    /// Of these, windows in which it was worse.
+    pub windows_degraded: u32,
+    /// `null`: nothing was compared.
+    pub degraded: Option<bool>,
+    /// What the verdicts on its place left in the windows in which it was worse itself, all sets
+    /// together.
+    pub segments: Vec<Segment>,
+    /// What held it back where it was not the network.
+    pub limits: Vec<Limit>,
+    /// `true`: one segment explains each of these windows, and all of its excess. `false`: it is
+    /// consistent with the segments, and something else may have slowed it too.
+    pub sole: Option<bool>,
+    /// The first 16 verdicts.
+    pub verdict_ids: Vec<String>,
+}
+
+fn playback_record(session: &Session) -> PlaybackRecord {
+    let playback = &session.playback;
+    PlaybackRecord {
+        windows: playback.windows,
+        windows_judged: playback.judged,
+        windows_degraded: playback.degraded,
+        degraded: playback.is_degraded(),
+        segments: playback.segments.iter().copied().collect(),
+        limits: playback.limits.iter().copied().collect(),
+        sole: session.is_sole(),
+        verdict_ids: playback.verdict_ids.clone(),
+    }
 }
 
 impl Context<'_> {
@@ -238,6 +278,7 @@ impl Context<'_> {
                 .collect(),
             path: session.location.as_ref().map(path_record),
             chunks: self.all_chunks(&session.chunks),
+            verdict: playback_record(session),
         }))
     }
 }

@@ -188,6 +188,16 @@ impl Context<'_> {
         list
     }
 
+    /// The id of a window's verdict with this number, from 0 on.
+    pub fn verdict_id(&self, number: usize, window: &WindowSpan) -> String {
+        format!(
+            "{}-{}-{}",
+            self.host,
+            window.start_us / 1_000_000,
+            number + 1
+        )
+    }
+
     /// The record of a window's verdict with this number, from 0 on; the first one has what is
     /// known beside cells.
     pub fn verdict(
@@ -199,7 +209,6 @@ impl Context<'_> {
         beside: &Beside<'_>,
     ) -> Record {
         let (place, missed) = (&verdict.place, beside.missed);
-        let start_s = window.start_us / 1_000_000;
         let is_told = verdict.degraded != Some(false);
         Record::Verdict(Box::new(VerdictRecord {
             schema: Version::One,
@@ -235,7 +244,7 @@ impl Context<'_> {
                 clients_route_changed: judged.route_changed,
                 clients_route_stale: judged.route_stale,
             },
-            verdict_id: is_told.then(|| format!("{}-{start_s}-{}", self.host, number + 1)),
+            verdict_id: is_told.then(|| self.verdict_id(number, window)),
             inputs: (number == 0).then(|| beside.record()),
         }))
     }

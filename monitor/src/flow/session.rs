@@ -15,6 +15,7 @@ use super::chunk::Figures;
 use super::transition::{SixRd, joined};
 use super::{Flow, Vantage};
 use crate::path::Location;
+use crate::verdict::playback::Playback;
 
 /// Flows that a session names.
 const FLOW_IDS_MAX: usize = 16;
@@ -77,11 +78,22 @@ pub struct Session {
     /// How many there were, and the first ones.
     pub flows: u64,
     pub flow_ids: Vec<u64>,
+    /// Where its last packets went.
+    pub client: IpAddr,
     pub location: Option<Location>,
     pub chunks: Figures,
+    pub playback: Playback,
 }
 
 impl Session {
+    /// Whether what its verdicts name is all that slowed it; `None`: nothing did, as far as was
+    /// seen.
+    pub fn is_sole(&self) -> Option<bool> {
+        let sole = self.playback.is_sole()?;
+        // Our own server's gaps are in no comparison of RTT and losses.
+        Some(sole && self.chunks.stalls == 0)
+    }
+
     fn order(&self) -> (u64, &SessionKey) {
         (self.start_us, &self.key)
     }
@@ -129,11 +141,14 @@ impl Sessions {
             last_seen_us: flow.last_seen_us,
             flows: 0,
             flow_ids: Vec::new(),
+            client: flow.roles.client,
             location: None,
             chunks: Figures::default(),
+            playback: Playback::default(),
         });
         session.chunks.add(&new);
         session.last_seen_us = session.last_seen_us.max(flow.last_seen_us);
+        session.client = flow.roles.client;
         session.location.clone_from(&flow.location);
         if flow.session != Some(session.id) {
             flow.session = Some(session.id);
@@ -148,6 +163,22 @@ impl Sessions {
     /// The sessions that were silent for `idle_us` at `now_us`, the oldest first.
     pub fn take_idle(&mut self, now_us: u64, idle_us: u64) -> Vec<Session> {
         self.take_where(|session| now_us.saturating_sub(session.last_seen_us) >= idle_us)
+    }
+
+    /// Those that did something since `since_us`, and how many of these their client had.
+    pub fn active_mut(&mut self, since_us: u64) -> impl Iterator<Item = (&mut Session, u32)> {
+        let is_active = move |session: &Session| session.last_seen_us >= since_us;
+        let mut of_client: HashMap<IpAddr, u32> = HashMap::new();
+        for session in self.sessions.values().filter(|session| is_active(session)) {
+            *of_client.entry(session.client).or_default() += 1;
+        }
+        let active = self.sessions.values_mut();
+        active
+            .filter(move |session| is_active(session))
+            .map(move |session| {
+                let count = of_client[&session.client];
+                (session, count)
+            })
     }
 
     /// Those that are not over, the oldest first.

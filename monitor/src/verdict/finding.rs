@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cell::CellKey;
+
 /// Where on the way the congestion is.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -231,6 +233,14 @@ impl Place {
             | Self::Pair { origin_asn, .. }
             | Self::Prefix { origin_asn, .. } => Some(*origin_asn),
         }
+    }
+
+    /// Whether the traffic of `cell` is part of it.
+    pub fn holds(&self, cell: &CellKey) -> bool {
+        self.interconnect()
+            .is_none_or(|it| *it == cell.interconnect)
+            && self.isp().is_none_or(|it| *it == cell.isp)
+            && self.prefix().is_none_or(|it| it == cell.prefix)
     }
 
     pub fn prefix(&self) -> Option<IpNet> {

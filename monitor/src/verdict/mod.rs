@@ -25,6 +25,7 @@ pub mod isp;
 pub mod last_mile;
 mod limits;
 mod none;
+pub mod playback;
 pub mod ports;
 pub mod receiver_limited;
 pub mod reverse_path;

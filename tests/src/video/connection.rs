@@ -283,7 +283,7 @@ struct Parser {
     written: Option<SystemTime>,
     /// When the latest packet arrived.
     arrived: Option<SystemTime>,
-    /// When the socket had nothing more.
+    /// When it was asked last what the socket had, where that was nothing.
     emptied: Option<SystemTime>,
 }
 
@@ -334,10 +334,12 @@ impl AsyncRead for Counted {
         loop {
             ready!(self.tcp.poll_read_ready(task))?;
             let room = buffer.initialize_unfilled();
+            // A look at the clock afterwards may come long after the look at the socket.
+            let looked = SystemTime::now();
             let read = || receive(&self.tcp, room);
             match self.tcp.try_io(Interest::READABLE, read) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    lock(&self.received).emptied = Some(SystemTime::now());
+                    lock(&self.received).emptied = Some(looked);
                 }
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok((size, arrived)) => {

@@ -5,11 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use monitor_ebpf::chunk::{Chunk, ChunkReport, Progress, progress};
-use monitor_ebpf::flow::{Address, FlowKey, FlowState, half_flags as is};
-use monitor_ebpf::sequence::{high, pack};
+use monitor_ebpf::flow::{Address, FlowKey, FlowState};
 
-use super::site::SERVER;
+use super::site::{CHUNK_BYTES, HD, Home, LEAD_IN, Life, SERVER, Site, get_chunk};
 use crate::capture::{ChunkNews, FirstBytes, Snapshot};
 use crate::config::Config;
 use crate::engine::{Missed, Pipeline};
@@ -20,13 +18,10 @@ use crate::flow::session::Ended;
 use crate::path::Routes;
 use crate::recognise::Transport;
 use crate::recognise::services::Services;
+use crate::verdict::Segment;
 
 const START_US: u64 = 1_700_000_000_000_000;
 const WINDOW_US: u64 = 5_000_000;
-
-/// What one chunk of these players is.
-const CHUNK_BYTES: u32 = 500_000;
-const TRANSFER_US: u32 = 400_000;
 
 struct Players {
     pipeline: Pipeline,
@@ -96,32 +91,10 @@ impl Players {
             self.asks(key);
         }
         let read_ns = (self.now_us - START_US + 1_000_000_000) * 1_000;
-        let now_us = (read_ns / 1_000) as u32;
         let mut state = FlowState::EMPTY;
         (state.key, state.generation) = (key, 1);
         state.start_ns = read_ns - 2_000_000_000;
-        let server = &mut state.halves[client_half ^ 1];
-        server.flags = is::SEQUENCE_KNOWN | is::SYN | is::SYN_ACK;
-        server.bytes = u64::from(number * CHUNK_BYTES);
-        server.segments = number * 350;
-        server.burst = pack(number * CHUNK_BYTES, now_us - TRANSFER_US);
-        server.mss = 1_448;
-        server.chunk = Chunk {
-            number,
-            start: (number - 1) * CHUNK_BYTES,
-            request_us: now_us - TRANSFER_US - 5_000,
-            first_us: now_us - TRANSFER_US,
-            ..Chunk::EMPTY
-        };
-        let chunk = server.chunk;
-        server.last_seen_ns = read_ns;
-        let client = &mut state.halves[client_half];
-        client.flags = is::SYN | is::ACK_KNOWN;
-        client.acked = pack(number * CHUNK_BYTES, 60_000);
-        client.acked_bytes = u64::from(number * CHUNK_BYTES);
-        client.drained = pack(number * CHUNK_BYTES, now_us);
-        client.handshake_rtt_us = 20_000;
-        client.last_seen_ns = read_ns;
+        let report = get_chunk(&mut state, client_half, number, read_ns);
         let snapshot = Snapshot {
             state,
             time_us: self.now_us,
@@ -129,20 +102,8 @@ impl Players {
             interface: None,
         };
         self.pipeline.snapshot(&snapshot, &mut self.records);
-        let (server, client) = state.halves(client_half ^ 1);
         self.pipeline.chunk(&ChunkNews {
-            report: ChunkReport {
-                key,
-                generation: 1,
-                time_ns: read_ns,
-                chunk,
-                progress: Progress {
-                    rtt_min_us: 20_000,
-                    ..progress(server, client, high(server.burst))
-                },
-                direction: (client_half ^ 1) as u32,
-                reserved: 0,
-            },
+            report,
             time_us: self.now_us,
             read_ns,
         });
@@ -268,4 +229,62 @@ fn what_comes_after_the_end_is_another_session() {
     assert_eq!((first.len(), second.len()), (1, 1));
     assert_ne!(first[0].session_id, "");
     assert_eq!((first[0].chunks.count, second[0].chunks.count), (1, 1));
+}
+
+/// A site whose homes play on until the daemon stops; `life` is theirs after the lead-in. Their
+/// sessions, by the home.
+fn play(life: impl Fn(&Home) -> Life + Copy) -> Vec<(usize, SessionRecord)> {
+    let mut site = Site::new(7);
+    let mut config = Site::config(HD);
+    config.log.full_client_addresses = true;
+    site.pipeline.reconfigure(&config);
+    for window in 1..=LEAD_IN + 8 {
+        let (news_us, read_ns) = (site.now_us, site.now_us * 1_000);
+        site.window(|home| {
+            if window > LEAD_IN {
+                life(home)
+            } else {
+                Life::default()
+            }
+        });
+        for home in &site.homes {
+            site.pipeline.chunk(&ChunkNews {
+                report: home.chunk(window as u32, read_ns),
+                time_us: news_us,
+                read_ns,
+            });
+        }
+    }
+    let over = sessions(&site.pipeline.finish(site.now_us, None));
+    let client = |home: &Home| format!("10.0.{}.{}", home.prefix, 1 + home.number);
+    let of = |session: &SessionRecord| {
+        let ip = serde_json::to_value(&session.client_ip).expect("an address");
+        let home = site.homes.iter().find(|home| client(home) == ip);
+        home.unwrap_or_else(|| panic!("whose is {ip}")).index
+    };
+    over.iter().map(|one| (of(one), one.clone())).collect()
+}
+
+#[test]
+fn a_playback_is_slowed_solely_by_its_isp_where_it_is_as_slow_as_its_neighbours() {
+    // One home of the ISP's has a full line of its own besides.
+    const ONE: usize = 3;
+    let all = play(|home| match home.isp {
+        "isp-x" if home.index == ONE => Life::congested(90_000),
+        "isp-x" => Life::congested(40_000),
+        _ => Life::default(),
+    });
+    assert_eq!(all.len(), 32);
+    for (home, session) in all {
+        let said = &session.verdict;
+        let in_isp_x = home / 2 % 8 < 4;
+        assert_eq!(said.degraded, Some(in_isp_x), "{home}: {said:?}");
+        let (segments, sole): (&[Segment], _) = if in_isp_x {
+            (&[Segment::Isp], Some(home != ONE))
+        } else {
+            (&[], None)
+        };
+        assert_eq!((&said.segments[..], said.sole), (segments, sole), "{home}");
+        assert_eq!(said.verdict_ids.is_empty(), !in_isp_x);
+    }
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use monitor_ebpf::chunk::{Chunk, ChunkReport, Progress, progress};
 use monitor_ebpf::flow::{Address, EpochRtt, FlowKey, FlowState, half_flags, rtt_bin};
+use monitor_ebpf::sequence::{high, pack};
 
 use crate::capture::Snapshot;
 use crate::config::{Baseline, Config, Thresholds, Window};
@@ -22,6 +24,10 @@ const MSS: u64 = 1_448;
 /// The rate of a chunk on an idle access line, bit/s.
 const RATE_BPS: f64 = 16e6;
 pub const SERVER: [u8; 4] = [203, 0, 113, 9];
+
+/// What one chunk of a player is.
+pub const CHUNK_BYTES: u32 = 500_000;
+const TRANSFER_US: u32 = 400_000;
 
 /// How much a home fetches, and from how far.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +143,11 @@ impl Home {
         self.state.generation
     }
 
+    /// What the kernel says of its `number`th chunk, which is over at `read_ns`.
+    pub fn chunk(&self, number: u32, read_ns: u64) -> ChunkReport {
+        get_chunk(&mut self.state.clone(), self.client_half, number, read_ns)
+    }
+
     fn new(index: usize, scale: Scale) -> Self {
         let prefix = (index / 2) as u8;
         let number = (index % 2) as u8;
@@ -234,6 +245,51 @@ impl Home {
             rtt_min_us: min,
             rtt_max_us: max,
         };
+    }
+}
+
+/// The flow's connection has got its `number`th chunk at `read_ns`: half a megabyte in 0.4 s.
+pub fn get_chunk(
+    state: &mut FlowState,
+    client_half: usize,
+    number: u32,
+    read_ns: u64,
+) -> ChunkReport {
+    let now_us = (read_ns / 1_000) as u32;
+    let server = &mut state.halves[client_half ^ 1];
+    server.flags = half_flags::SEQUENCE_KNOWN | half_flags::SYN | half_flags::SYN_ACK;
+    server.bytes = u64::from(number * CHUNK_BYTES);
+    server.segments = number * 350;
+    server.burst = pack(number * CHUNK_BYTES, now_us - TRANSFER_US);
+    server.mss = MSS as u32;
+    server.chunk = Chunk {
+        number,
+        start: (number - 1) * CHUNK_BYTES,
+        request_us: now_us - TRANSFER_US - 5_000,
+        first_us: now_us - TRANSFER_US,
+        ..Chunk::EMPTY
+    };
+    let chunk = server.chunk;
+    server.last_seen_ns = read_ns;
+    let client = &mut state.halves[client_half];
+    client.flags = half_flags::SYN | half_flags::ACK_KNOWN;
+    client.acked = pack(number * CHUNK_BYTES, 60_000);
+    client.acked_bytes = u64::from(number * CHUNK_BYTES);
+    client.drained = pack(number * CHUNK_BYTES, now_us);
+    client.handshake_rtt_us = 20_000;
+    client.last_seen_ns = read_ns;
+    let (server, client) = state.halves(client_half ^ 1);
+    ChunkReport {
+        key: state.key,
+        generation: state.generation,
+        time_ns: read_ns,
+        chunk,
+        progress: Progress {
+            rtt_min_us: 20_000,
+            ..progress(server, client, high(server.burst))
+        },
+        direction: (client_half ^ 1) as u32,
+        reserved: 0,
     }
 }
 

@@ -1,0 +1,414 @@
+//! What the verdicts of its windows say of one playback.
+//!
+//! A place's verdict speaks about many, and any one of them may be slow for a reason of his own. A
+//! playback is therefore said to be slowed by what its place's verdict names only where its own
+//! client was worse than usual in that window, and *solely* by it only where nothing of it is left
+//! to explain: one name in all of these windows, nobody's own limits, and, over all of them, an
+//! excess of delay, losses and marks such as other clients of its cell had. Where no other client
+//! of the cell was bad there is nothing to compare with, and it is not said.
+
+use std::collections::BTreeSet;
+
+use super::degraded::{Comparison, Sign};
+use super::finding::{Limit, Segment, Verdict};
+use super::scene::Client;
+use super::standing::Standing;
+use super::{receiver_limited, sender_limited};
+use crate::cell::CellKey;
+
+/// What a playback has beyond the others of its cell is noise below this part of what does harm.
+const SAME: f64 = 0.5;
+
+/// Verdicts that a playback names.
+const VERDICT_IDS_MAX: usize = 16;
+
+/// What a window says of one client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Said {
+    /// Not compared, or not settled.
+    Nothing,
+    /// As usual.
+    Good,
+    /// Worse than usual, by its own doing or ours.
+    Limited(Limit),
+    /// Worse than usual.
+    Bad {
+        /// Which of the window's verdicts is about its place; `None`: none is.
+        verdict: Option<usize>,
+        /// `None`: no other client of its cell is bad.
+        beyond: Option<Beyond>,
+    },
+}
+
+/// By how much a client's excess is more than the worst other bad client's of its cell, as parts of
+/// what does harm; `None` where it was not measured. Less than nothing where it is less.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Beyond {
+    rtt: Option<f64>,
+    loss: Option<f64>,
+    ce: Option<f64>,
+}
+
+/// A mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Mean {
+    sum: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn push(&mut self, value: Option<f64>) {
+        if let Some(value) = value {
+            self.sum += value;
+            self.count += 1;
+        }
+    }
+
+    fn value(self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / f64::from(self.count))
+    }
+}
+
+/// What the windows of a playback said of it, together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Playback {
+    /// Windows in which it did something.
+    pub windows: u32,
+    /// Of these, windows in which its client was compared and settled.
+    pub judged: u32,
+    /// Of these, windows in which it was worse than usual.
+    pub degraded: u32,
+    /// Of these, windows with another bad client and a verdict of one name.
+    named: u32,
+    /// What it had beyond the others, in those.
+    rtt: Mean,
+    loss: Mean,
+    ce: Mean,
+    /// What the verdicts on its place left, all sets together.
+    pub segments: BTreeSet<Segment>,
+    /// Whose doing it was in the other windows.
+    pub limits: BTreeSet<Limit>,
+    /// The first verdicts on its place, by their ids.
+    pub verdict_ids: Vec<String>,
+}
+
+impl Playback {
+    /// Adds a window with these verdicts and their ids.
+    pub fn add(&mut self, said: Said, verdicts: &[Verdict], ids: &[String]) {
+        self.windows += 1;
+        self.judged += u32::from(said != Said::Nothing);
+        match said {
+            Said::Nothing | Said::Good => {}
+            Said::Limited(limit) => {
+                self.degraded += 1;
+                self.limits.insert(limit);
+            }
+            Said::Bad { verdict, beyond } => {
+                self.degraded += 1;
+                let Some(at) = verdict else {
+                    return;
+                };
+                self.segments.extend(&verdicts[at].segments);
+                if self.verdict_ids.len() < VERDICT_IDS_MAX {
+                    self.verdict_ids.push(ids[at].clone());
+                }
+                if let Some(beyond) = beyond {
+                    self.named += u32::from(verdicts[at].segments.len() == 1);
+                    self.rtt.push(beyond.rtt);
+                    self.loss.push(beyond.loss);
+                    self.ce.push(beyond.ce);
+                }
+            }
+        }
+    }
+
+    /// Whether it was slowed in some window; `None`: nothing was compared.
+    pub fn is_degraded(&self) -> Option<bool> {
+        (self.judged > 0).then_some(self.degraded > 0)
+    }
+
+    /// Whether one name explains every window in which it was slowed; `None`: it was in none.
+    pub fn is_sole(&self) -> Option<bool> {
+        let is_same = |mean: Mean| mean.value().map(|beyond| beyond <= SAME);
+        let named = self.named == self.degraded && self.segments.len() == 1;
+        let like_others = is_same(self.rtt) == Some(true)
+            && is_same(self.loss) == Some(true)
+            && is_same(self.ce) != Some(false);
+        (self.degraded > 0).then_some(named && like_others)
+    }
+}
+
+/// What the window says of `client`, one of the `neighbours` of `cell`.
+pub fn said(client: &Client, neighbours: &[Client], cell: &CellKey, verdicts: &[Verdict]) -> Said {
+    match client.track.standing {
+        Standing::Unsettled => return Said::Nothing,
+        Standing::Good => return Said::Good,
+        Standing::Bad => {}
+    }
+    if receiver_limited::holds(client) {
+        return Said::Limited(receiver_limited::LIMIT);
+    }
+    if sender_limited::holds(client) {
+        return Said::Limited(sender_limited::LIMIT);
+    }
+    // The widest first: what it explains is in no other one.
+    let verdict = verdicts.iter().position(|verdict| {
+        verdict.degraded == Some(true) && verdict.limits.is_empty() && verdict.place.holds(cell)
+    });
+    Said::Bad {
+        verdict,
+        beyond: beyond(client, neighbours),
+    }
+}
+
+fn beyond(client: &Client, neighbours: &[Client]) -> Option<Beyond> {
+    let others: Vec<&Comparison> = neighbours
+        .iter()
+        .filter(|other| other.address != client.address && other.is_bad())
+        .map(|other| &other.comparison)
+        .collect();
+    let beyond = |pick: fn(&Comparison) -> Option<Sign>| {
+        let own = pick(&client.comparison)?;
+        let worst = others
+            .iter()
+            .filter_map(|other| pick(other))
+            .map(|other| other.excess)
+            .fold(0.0, f64::max);
+        Some((own.excess - worst) / own.threshold)
+    };
+    (!others.is_empty()).then(|| Beyond {
+        rtt: beyond(|it| it.rtt),
+        loss: beyond(|it| it.loss),
+        ce: beyond(|it| it.ce),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use super::super::degraded::Signs;
+    use super::super::finding::Place;
+    use super::super::standing::Track;
+    use super::*;
+
+    fn cell() -> CellKey {
+        CellKey {
+            interconnect: Arc::from("ic-a"),
+            isp: Arc::from("isp-x"),
+            origin_asn: 64_501,
+            prefix: "10.0.0.0/24".parse().expect("a prefix"),
+            direct: true,
+        }
+    }
+
+    fn client(number: u8, track: Track, queue_us: f64, loss: f64) -> Client {
+        let sign = |excess, threshold| {
+            Some(Sign {
+                excess,
+                threshold,
+                chance: 0.001,
+            })
+        };
+        Client {
+            address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, number)),
+            track,
+            signs: Signs {
+                queue: true,
+                ..Signs::default()
+            },
+            comparison: Comparison {
+                rtt: sign(queue_us, 5_000.0),
+                loss: sign(loss, 0.01),
+                ..Comparison::default()
+            },
+            chunks: 10,
+            observations: 1,
+            rwnd_limited_share: 0.0,
+            idle_share: 0.5,
+        }
+    }
+
+    fn bad(number: u8, queue_us: f64, loss: f64) -> Client {
+        client(number, Track::bad_for(3), queue_us, loss)
+    }
+
+    fn verdict(place: Place, segments: &[Segment]) -> Verdict {
+        Verdict {
+            degraded: Some(true),
+            segments: segments.iter().copied().collect::<BTreeSet<_>>(),
+            ..Verdict::about(place)
+        }
+    }
+
+    fn of_isp(isp: &str, segments: &[Segment]) -> Verdict {
+        let place = Place::Isp {
+            isp: Arc::from(isp),
+            origin_asn: 64_501,
+        };
+        verdict(place, segments)
+    }
+
+    fn says(client: &Client, others: &[Client], verdicts: &[Verdict]) -> Said {
+        let mut neighbours = vec![client.clone()];
+        neighbours.extend_from_slice(others);
+        said(client, &neighbours, &cell(), verdicts)
+    }
+
+    /// What is said after windows like this one: which verdict, and whether it is the only cause.
+    fn concludes(
+        client: &Client,
+        others: &[Client],
+        verdicts: &[Verdict],
+    ) -> (Option<usize>, Option<bool>) {
+        let said = says(client, others, verdicts);
+        let Said::Bad { verdict, .. } = said else {
+            panic!("it is bad: {said:?}");
+        };
+        let ids: Vec<String> = (0..verdicts.len()).map(|at| at.to_string()).collect();
+        let mut playback = Playback::default();
+        playback.add(said, verdicts, &ids);
+        playback.add(said, verdicts, &ids);
+        (verdict, playback.is_sole())
+    }
+
+    const SOLELY: (Option<usize>, Option<bool>) = (Some(0), Some(true));
+    const AND_MORE: (Option<usize>, Option<bool>) = (Some(0), Some(false));
+
+    #[test]
+    fn one_that_is_as_bad_as_the_others_is_so_solely_by_what_is_named() {
+        let others = [bad(2, 30_000.0, 0.02)];
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        assert_eq!(concludes(&bad(1, 31_000.0, 0.02), &others, &named), SOLELY);
+        assert_eq!(concludes(&bad(1, 20_000.0, 0.0), &others, &named), SOLELY);
+    }
+
+    #[test]
+    fn what_it_has_beyond_the_others_is_its_own() {
+        let others = [bad(2, 30_000.0, 0.0)];
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        assert_eq!(concludes(&bad(1, 50_000.0, 0.0), &others, &named), AND_MORE);
+        assert_eq!(
+            concludes(&bad(1, 30_000.0, 0.03), &others, &named),
+            AND_MORE
+        );
+    }
+
+    #[test]
+    fn what_is_noise_in_one_window_is_none_over_several() {
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        let ids = ["a-1".to_owned()];
+        let mut playback = Playback::default();
+        for (own, other) in [(0.030, 0.020), (0.020, 0.030), (0.022, 0.018)] {
+            let said = says(&bad(1, 30_000.0, own), &[bad(2, 30_000.0, other)], &named);
+            playback.add(said, &named, &ids);
+        }
+        assert_eq!(playback.is_sole(), Some(true), "{playback:?}");
+        let much_more = says(&bad(1, 90_000.0, 0.02), &[bad(2, 30_000.0, 0.02)], &named);
+        playback.add(much_more, &named, &ids);
+        assert_eq!(playback.is_sole(), Some(false), "{playback:?}");
+    }
+
+    #[test]
+    fn without_another_one_and_without_one_name_it_is_only_consistent() {
+        let one = bad(1, 30_000.0, 0.0);
+        let others = [bad(2, 30_000.0, 0.0)];
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        assert_eq!(concludes(&one, &[], &named), AND_MORE);
+        let good = client(3, Track::settled(Standing::Good), 30_000.0, 0.0);
+        assert_eq!(concludes(&one, &[good], &named), AND_MORE);
+        let set = [of_isp("isp-x", &[Segment::Isp, Segment::Transit])];
+        assert_eq!(concludes(&one, &others, &set), AND_MORE);
+        let mut unmeasured = one.clone();
+        unmeasured.comparison.loss = None;
+        assert_eq!(concludes(&unmeasured, &others, &named), AND_MORE);
+    }
+
+    #[test]
+    fn only_what_is_about_its_place_is_said_of_it() {
+        let one = bad(1, 30_000.0, 0.0);
+        let others = [bad(2, 30_000.0, 0.0)];
+        let elsewhere = of_isp("isp-y", &[Segment::Isp]);
+        let nothing = (None, Some(false));
+        assert_eq!(concludes(&one, &others, &[elsewhere.clone()]), nothing);
+        let here = verdict(
+            Place::Interconnect(Arc::from("ic-a")),
+            &[Segment::Interconnect],
+        );
+        let second = (Some(1), Some(true));
+        assert_eq!(concludes(&one, &others, &[elsewhere, here]), second);
+        let well = Verdict {
+            degraded: Some(false),
+            ..Verdict::about(Place::Everything)
+        };
+        assert_eq!(concludes(&one, &others, &[well]), nothing);
+    }
+
+    #[test]
+    fn one_that_holds_itself_back_is_slowed_by_nobody_else() {
+        // Its rate alone is low.
+        let mut one = client(1, Track::settled(Standing::Bad), 0.0, 0.0);
+        one.rwnd_limited_share = 0.9;
+        let verdicts = [of_isp("isp-x", &[Segment::Isp])];
+        assert_eq!(
+            says(&one, &[], &verdicts),
+            Said::Limited(Limit::ReceiverLimited)
+        );
+    }
+
+    #[test]
+    fn a_playback_is_slowed_solely_where_all_its_bad_windows_say_so() {
+        let verdicts = [
+            of_isp("isp-x", &[Segment::Isp]),
+            of_isp("isp-x", &[Segment::LastMile]),
+        ];
+        let ids = ["a-1".to_owned(), "a-2".to_owned()];
+        let played = |windows: &[Said]| {
+            let mut playback = Playback::default();
+            for said in windows {
+                playback.add(*said, &verdicts, &ids);
+            }
+            playback
+        };
+        let nothing = played(&[Said::Nothing, Said::Nothing]);
+        assert_eq!((nothing.is_degraded(), nothing.is_sole()), (None, None));
+        let good = played(&[Said::Good, Said::Nothing]);
+        assert_eq!((good.is_degraded(), good.is_sole()), (Some(false), None));
+
+        let by = |at| Said::Bad {
+            verdict: Some(at),
+            beyond: Some(Beyond {
+                rtt: Some(0.0),
+                loss: Some(-0.1),
+                ce: None,
+            }),
+        };
+        let sole = played(&[Said::Good, by(0), by(0), Said::Nothing]);
+        assert_eq!((sole.windows, sole.judged, sole.degraded), (4, 3, 2));
+        assert_eq!(
+            (sole.is_degraded(), sole.is_sole()),
+            (Some(true), Some(true))
+        );
+        assert_eq!(sole.segments, BTreeSet::from([Segment::Isp]));
+        assert_eq!(sole.verdict_ids, ["a-1", "a-1"]);
+
+        let alone = Said::Bad {
+            verdict: Some(0),
+            beyond: None,
+        };
+        for more in [alone, by(1), Said::Limited(Limit::ReceiverLimited)] {
+            let both = played(&[by(0), more]);
+            assert_eq!(both.is_sole(), Some(false), "{more:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_settled_says_nothing() {
+        let verdicts = [of_isp("isp-x", &[Segment::Isp])];
+        let unsettled = client(1, Track::unsettled(7), 30_000.0, 0.0);
+        assert_eq!(says(&unsettled, &[], &verdicts), Said::Nothing);
+        let good = client(1, Track::settled(Standing::Good), 0.0, 0.0);
+        assert_eq!(says(&good, &[], &verdicts), Said::Good);
+    }
+}
