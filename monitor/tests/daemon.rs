@@ -165,6 +165,37 @@ fn sighup_reopens_the_log_and_keeps_the_old_configuration_when_the_new_one_is_wr
 }
 
 #[test]
+fn sigusr1_tells_of_the_playbacks_that_are_not_over() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("sigusr1");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let mut daemon = Daemon::start(&internet, &folder, &config(&log));
+    internet.download_while(DOWNLOAD, || {
+        daemon.signal(libc::SIGUSR1);
+        daemon.await_message("1 session(s) are not over");
+    });
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+
+    let lines = lines(&log);
+    let sessions: Vec<&Value> = lines
+        .iter()
+        .filter(|line| line["type"] == "session")
+        .collect();
+    let [asked, over] = sessions[..] else {
+        panic!("one on request and one at the end: {sessions:?}");
+    };
+    assert_eq!(asked["session_id"], over["session_id"]);
+    assert_eq!(asked["end_reason"], Value::Null);
+    assert_eq!(over["end_reason"], "shutdown");
+    let chunks = |session: &Value| session["chunks"]["count"].as_u64();
+    assert!(chunks(asked) > Some(0) && chunks(over) > chunks(asked));
+}
+
+#[test]
 fn a_device_that_appears_is_watched_and_one_that_vanishes_is_let_go() {
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;

@@ -329,15 +329,15 @@ mod tests {
     fn only_what_is_about_its_place_is_said_of_it() {
         let one = bad(1, 30_000.0, 0.0);
         let others = [bad(2, 30_000.0, 0.0)];
-        let elsewhere = of_isp("isp-y", &[Segment::Isp]);
+        let mut verdicts = vec![of_isp("isp-y", &[Segment::Isp])];
         let nothing = (None, Some(false));
-        assert_eq!(concludes(&one, &others, &[elsewhere.clone()]), nothing);
-        let here = verdict(
+        assert_eq!(concludes(&one, &others, &verdicts), nothing);
+        verdicts.push(verdict(
             Place::Interconnect(Arc::from("ic-a")),
             &[Segment::Interconnect],
-        );
+        ));
         let second = (Some(1), Some(true));
-        assert_eq!(concludes(&one, &others, &[elsewhere, here]), second);
+        assert_eq!(concludes(&one, &others, &verdicts), second);
         let well = Verdict {
             degraded: Some(false),
             ..Verdict::about(Place::Everything)

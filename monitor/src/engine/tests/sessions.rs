@@ -258,7 +258,7 @@ fn play(life: impl Fn(&Home) -> Life + Copy) -> Vec<(usize, SessionRecord)> {
     let over = sessions(&site.pipeline.finish(site.now_us, None));
     let client = |home: &Home| format!("10.0.{}.{}", home.prefix, 1 + home.number);
     let of = |session: &SessionRecord| {
-        let ip = serde_json::to_value(&session.client_ip).expect("an address");
+        let ip = serde_json::to_value(session.client_ip).expect("an address");
         let home = site.homes.iter().find(|home| client(home) == ip);
         home.unwrap_or_else(|| panic!("whose is {ip}")).index
     };
