@@ -16,6 +16,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use serde::{Deserialize, Serialize};
@@ -285,6 +287,8 @@ struct Parser {
     arrived: Option<SystemTime>,
     /// When it was asked last what the socket had, where that was nothing.
     emptied: Option<SystemTime>,
+    /// How many packets had arrived out of order by then.
+    out_of_order: u32,
 }
 
 /// Type, version and length.
@@ -336,19 +340,22 @@ impl AsyncRead for Counted {
             let room = buffer.initialize_unfilled();
             // A look at the clock afterwards may come long after the look at the socket.
             let looked = SystemTime::now();
+            let out_of_order = out_of_order(&self.tcp)?;
             let read = || receive(&self.tcp, room);
             match self.tcp.try_io(Interest::READABLE, read) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    lock(&self.received).emptied = Some(looked);
+                    let mut parser = lock(&self.received);
+                    (parser.emptied, parser.out_of_order) = (Some(looked), out_of_order);
                 }
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok((size, arrived)) => {
                     let mut parser = lock(&self.received);
                     parser.take(&buffer.initialize_unfilled()[..size]);
                     if arrived.is_some() {
-                        // What came before the socket was empty waited for a hole to be filled,
-                        // and nobody says when that was.
-                        let held_back = arrived < parser.emptied;
+                        // What came before the socket was empty, or out of order since then, waited
+                        // for a hole to be filled, and nobody says when that was.
+                        let held_back =
+                            arrived < parser.emptied || out_of_order != parser.out_of_order;
                         let now = || Some(SystemTime::now());
                         parser.arrived = if held_back { now() } else { arrived };
                     }
@@ -358,6 +365,28 @@ impl AsyncRead for Counted {
             }
         }
     }
+}
+
+/// `struct tcp_info` (linux/tcp.h) up to `tcpi_rcv_ooopack`, which is its last word then.
+const TCP_INFO_BYTES: usize = 228;
+
+/// How many packets have arrived out of order so far.
+fn out_of_order(tcp: &TcpStream) -> io::Result<u32> {
+    let mut info = [0u8; TCP_INFO_BYTES];
+    let mut length = libc::socklen_t::try_from(info.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most `length` bytes into the buffer, which is as long.
+    let result = unsafe {
+        libc::getsockopt(
+            tcp.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    let last = info.last_chunk().expect("it is longer");
+    Ok(u32::from_ne_bytes(*last))
 }
 
 /// Reads, and learns when the last of it arrived.

@@ -9,6 +9,10 @@ use super::{Chunk, Figures, Ladder};
 /// Chunks that one record lists: 32 of 2 s are a window of a minute.
 pub const LISTED_MAX: usize = 32;
 
+/// A request that carries the last ACK of the chunk before is no earlier than that; two readings of
+/// the clocks may differ by a little.
+const TOGETHER_US: u64 = 1_000;
+
 /// Numbers that are this far ahead are behind: they wrap.
 const AHEAD_MAX: u32 = 1 << 31;
 
@@ -106,8 +110,9 @@ impl Ledger {
         self.rtt_min_us = self.rtt_min_us.into_iter().chain(chunk.rtt_min_us).min();
         chunk.rtt_min_us = self.rtt_min_us;
         if chunk.number == self.taken.wrapping_add(1) {
-            let ended_us = self.ended_us;
-            chunk.idle_us = ended_us.map(|ended_us| chunk.start_us().saturating_sub(ended_us));
+            let (asked_us, ended_us) = (chunk.start_us(), self.ended_us);
+            chunk.idle_us = ended_us.map(|ended_us| asked_us.saturating_sub(ended_us));
+            chunk.queued = ended_us.is_some_and(|ended_us| asked_us + TOGETHER_US < ended_us);
         }
         let mut model = self.model;
         let test = model.next(&chunk, self.rtt_min_us);

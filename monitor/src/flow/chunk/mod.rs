@@ -72,6 +72,8 @@ pub struct Chunk {
     pub acked_bytes: u64,
     /// Silence before the request since the end of the chunk before; 0 where that was not over.
     pub idle_us: Option<u64>,
+    /// Whether it was asked for before the chunk before was over, and had to wait for that.
+    pub queued: bool,
     /// Gaps in it that the server made, and that the player made.
     pub stalls: u32,
     pub stalled_us: u64,
@@ -132,6 +134,7 @@ impl Chunk {
             bytes: all,
             acked_bytes: all.saturating_sub(u64::from(progress.unacknowledged)),
             idle_us: None,
+            queued: false,
             stalls: chunk.stalls.into(),
             stalled_us: chunk.stalled_us.into(),
             pauses: chunk.pauses.into(),
@@ -163,7 +166,7 @@ impl Chunk {
     /// From the request to the first byte, µs; not of a request that came while another response
     /// was under way, which had to wait for that.
     pub fn first_byte_us(&self) -> Option<u64> {
-        if self.idle_us == Some(0) {
+        if self.queued {
             return None;
         }
         Some(self.first_us.saturating_sub(self.request_us?))

@@ -32,6 +32,7 @@ pub(super) fn chunk(bytes: u64, transfer_us: u64) -> Chunk {
         bytes,
         acked_bytes: bytes,
         idle_us: None,
+        queued: false,
         stalls: 0,
         stalled_us: 0,
         pauses: 0,
@@ -145,6 +146,24 @@ fn the_end_of_the_connection_is_no_byte_of_a_chunk() {
     let chunk = Chunk::under_way(&sender, &receiver, READ).expect("there is one");
     assert_eq!((chunk.bytes, chunk.is_over), (3_000, true));
     assert_eq!(chunk.end_us, Some(READ.unix_us - 500_000));
+}
+
+#[test]
+fn a_request_with_the_last_ack_of_the_chunk_before_did_not_wait_for_that() {
+    // The first one is over 100 ms after its first byte, which came 5 ms after its request.
+    for (asked_us, first_byte_us) in [
+        (100_000, Some(5_000)),
+        (99_500, Some(5_000)),
+        (50_000, None),
+    ] {
+        let mut ledger = Ledger::default();
+        ledger.take(&later(1, 0, 50_000, 100_000), &ladder());
+        let second = later(2, asked_us + 5_000, 50_000, 100_000);
+        ledger.take(&second, &ladder());
+        let second = ledger.recent().last().expect("it was taken").chunk;
+        assert_eq!(second.idle_us, Some(0));
+        assert_eq!(second.first_byte_us(), first_byte_us, "{asked_us}");
+    }
 }
 
 #[test]
