@@ -59,10 +59,12 @@ pub enum Counter {
     HellosSent,
     /// ... and that were not: no room in the ring buffer, or not all of the payload is there.
     HellosLost,
+    /// Packets of flows that the daemon wants no more of.
+    PassedOver,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = Counter::HellosLost as usize + 1;
+pub const COUNTERS: usize = Counter::PassedOver as usize + 1;
 
 /// The counters of one CPU, indexed by [`Counter`].
 pub type Counters = [u64; COUNTERS];
@@ -91,6 +93,7 @@ pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "quic_flows_created",
     "hellos_sent",
     "hellos_lost",
+    "packets_passed_over",
 ];
 
 impl From<Reason> for Counter {

@@ -410,6 +410,14 @@ impl FlowState {
         halves: [Half::EMPTY; 2],
     };
 
+    /// In [`Self::last_report_ns`]: the daemon wants no more of this flow.
+    pub const UNWANTED: u64 = u64::MAX;
+
+    #[inline(always)]
+    pub fn is_unwanted(&self) -> bool {
+        self.last_report_ns == Self::UNWANTED
+    }
+
     /// `(own, peer)` for a packet that travels in `direction`.
     #[inline(always)]
     pub fn halves_mut(&mut self, direction: usize) -> (&mut Half, &Half) {

@@ -96,12 +96,18 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     let mut found = tables.flow(key);
     if let Some(state) = found {
         // SAFETY: valid until the next call that adds or removes a flow (see `Tables::flow`).
-        let state = unsafe { &*state };
+        let state = unsafe { &mut *state };
         if tracker::begins_anew(state, direction, segment, packet.coarse_ns()) {
-            report(tables, state);
+            if !state.is_unwanted() {
+                report(tables, state);
+            }
             tables.remove(key);
             tables.count(Counter::FlowsReused);
             found = None;
+        } else if state.is_unwanted() {
+            tracker::pass_over(state, direction, segment, packet.coarse_ns());
+            tables.count(Counter::PassedOver);
+            return Ok(());
         }
     }
     let state = match found {

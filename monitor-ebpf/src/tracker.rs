@@ -83,6 +83,19 @@ pub fn begins_anew(state: &FlowState, direction: usize, segment: &Segment, coars
     ended || coarse_ns.wrapping_sub(state.last_seen_ns()) >= SILENCE_NS
 }
 
+/// All that is kept up of a flow that nobody wants more of: that it lives, and that it ends.
+#[inline(always)]
+pub fn pass_over(state: &mut FlowState, direction: usize, segment: &Segment, coarse_ns: u64) {
+    let (own, _) = state.halves_mut(direction);
+    own.last_seen_ns = coarse_ns;
+    if segment.has(tcp_flags::FIN) {
+        own.flags |= is::FIN;
+    }
+    if segment.has(tcp_flags::RST) {
+        own.flags |= is::RST;
+    }
+}
+
 /// Takes one packet into account. `false`: it was seen at a hook that does not own its
 /// direction, and only that was counted.
 #[inline(always)]

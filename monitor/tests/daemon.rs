@@ -16,6 +16,7 @@ use serde_json::Value;
 use support::{
     daemon::{Daemon, Folder, config, flows, lines},
     net::{Internet, PORT},
+    stream::Transfer,
 };
 
 const DOWNLOAD: usize = 4_000_000;
@@ -341,6 +342,42 @@ fn a_route_that_moves_while_a_flow_is_open_is_logged_and_remembered() {
         history["moved_from"]["interconnect"],
         "AS64999 via 192.0.2.1"
     );
+}
+
+#[test]
+fn what_is_certainly_no_video_is_passed_over_and_video_is_not() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("passed-over");
+    let log = folder.file("log.jsonl");
+    let mut lines = pipe(&log);
+    let services = folder.file("services.csv");
+    fs::write(&services, "suffix,service\ncdn.example,Films\n").expect("written");
+    let config = format!(
+        "{}[video]\nservices_csv = \"{}\"\nbehaviour = false\n",
+        config(&log).replace("length_s = 3600", "length_s = 1"),
+        services.display()
+    );
+    let internet = Internet::new(None, Some("tbf rate 40mbit burst 16kb limit 30kb"));
+    let mut daemon = Daemon::start(&internet, &folder, &config);
+    let page = Transfer::asking(&internet, "GET / HTTP/1.1\r\nHost: www.example\r\n\r\n");
+    await_line(&mut lines, |line| {
+        assert_ne!(line["type"], "flow", "{line}");
+        line["counters"]["packets_passed_over"].as_u64() > Some(1_000)
+    });
+    page.end();
+
+    let film = Transfer::asking(&internet, "GET / HTTP/1.1\r\nHost: a.cdn.example\r\n\r\n");
+    await_line(&mut lines, |line| {
+        line["event"] == "update" && line["service"] == "Films"
+    });
+    let (socket, _) = film.end();
+    let close = await_line(&mut lines, |line| line["event"] == "close");
+    assert_eq!(close["service"], "Films");
+    assert_eq!(close["to_client"]["segments"], socket.data_segs_out);
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
 }
 
 #[test]

@@ -193,7 +193,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, counter: Counter) {
-        const { assert!(Counter::HellosLost as usize == COUNTERS - 1) };
+        const { assert!(Counter::PassedOver as usize == COUNTERS - 1) };
         if let Some(counts) = COUNTS.get_ptr_mut(0) {
             // SAFETY: this CPU's own entry, and `counter` is below its length.
             unsafe {

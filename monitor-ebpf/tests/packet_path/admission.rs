@@ -311,6 +311,39 @@ fn a_syn_after_silence_begins_anew() {
 }
 
 #[test]
+fn a_flow_that_is_not_wanted_is_passed_over_until_it_begins_anew() {
+    let mut wire = Wire::established();
+    wire.tables.take_reports();
+    wire.tables.set_unwanted(&key().0);
+    let before = wire.server_half();
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    wire.sees(60_000, wire.client().ack(1_000));
+    wire.sees(2_000_000, wire.server().data(1_000, 1_000));
+    let after = wire.server_half();
+    assert_eq!(
+        (after.bytes, after.segments),
+        (before.bytes, before.segments)
+    );
+    assert_eq!(after.last_seen_ns, time_ns(2_000_000));
+    assert_eq!(wire.counter(Counter::PassedOver), 3);
+
+    // Its end is seen, so that the next connection is known.
+    wire.sees(2_010_000, wire.server().fin(2_000));
+    wire.sees(2_030_000, wire.client().fin(0).acknowledgment(2_001));
+    assert!(wire.state().is_over());
+    assert_eq!(wire.tables.take_reports(), []);
+    wire.client_isn = 77_000;
+    wire.server_isn = 0x9000_0000;
+    wire.sees(2_040_000, wire.client().syn());
+    assert_eq!(wire.tables.take_reports(), []);
+    wire.sees(2_050_000, wire.server().syn_ack());
+    wire.sees(2_070_000, wire.client().ack(0));
+    wire.sees(2_071_000, wire.server().data(0, 1_000));
+    assert_eq!(wire.server_half().bytes, 1_000);
+    assert_eq!(wire.counter(Counter::PassedOver), 5);
+}
+
+#[test]
 fn a_full_table_refuses_and_counts() {
     let mut wire = Wire::new();
     wire.tables.room = 0;

@@ -174,6 +174,13 @@ impl Tables {
         self.flows.borrow().get(key).map(|state| **state)
     }
 
+    /// What the daemon does with a flow of which it wants no more.
+    pub fn set_unwanted(&self, key: &FlowKey) {
+        if let Some(state) = self.flows.borrow_mut().get_mut(key) {
+            state.last_report_ns = FlowState::UNWANTED;
+        }
+    }
+
     pub fn flow_states(&self) -> HashMap<FlowKey, FlowState> {
         let flows = self.flows.borrow();
         flows.iter().map(|(key, state)| (*key, **state)).collect()

@@ -501,8 +501,7 @@ impl Daemon {
             match report {
                 Report::Flow(state) => {
                     self.tally.reports_received += 1;
-                    let snapshot = self.snapshot(state, now);
-                    self.pipeline.snapshot(&snapshot, &mut records);
+                    self.see(state, now, &mut records)?;
                 }
                 Report::Chunk(report) => self.pipeline.chunk(&ChunkNews {
                     report: **report,
@@ -512,6 +511,16 @@ impl Daemon {
             }
         }
         self.write(&records)
+    }
+
+    /// Takes the state of a flow. Of one that is certainly no video the kernel need tell no more.
+    fn see(&mut self, state: &FlowState, now: Now, records: &mut Vec<Record>) -> Result<()> {
+        let snapshot = self.snapshot(state, now);
+        self.pipeline.snapshot(&snapshot, records);
+        if !state.is_unwanted() && !self.pipeline.is_wanted(&state.key) {
+            self.live.pass_over(&state.key, state.generation)?;
+        }
+        Ok(())
     }
 
     fn snapshot(&self, state: &FlowState, now: Now) -> Snapshot {
@@ -538,8 +547,7 @@ impl Daemon {
         let now = Now::read();
         let mut records = Vec::new();
         for state in &states {
-            let snapshot = self.snapshot(state, now);
-            self.pipeline.snapshot(&snapshot, &mut records);
+            self.see(state, now, &mut records)?;
         }
         let present: std::collections::HashSet<_> = states.iter().map(|state| state.key).collect();
         for key in self.pipeline.keys() {

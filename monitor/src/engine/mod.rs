@@ -240,6 +240,13 @@ impl Pipeline {
         }
     }
 
+    /// Whether more of a flow may be of use: not, where it is certainly no video and only video is
+    /// reported.
+    pub fn is_wanted(&self, key: &FlowKey) -> bool {
+        let flow = self.config.video.as_ref().and_then(|_| self.flows.get(key));
+        flow.is_none_or(|flow| self.video.may_be_reported(flow))
+    }
+
     /// Writes the `open` of a flow as soon as it is one of those that are reported. `began`: this
     /// is its first report, or the first since it was closed.
     fn open(

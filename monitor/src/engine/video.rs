@@ -239,6 +239,21 @@ impl VideoFlows {
         all || class.is_video()
     }
 
+    /// Whether a flow is reported or may yet be: what a client asked for once stays, how a flow
+    /// behaves may change.
+    pub fn may_be_reported(&self, flow: &Flow) -> bool {
+        let class = self.class(flow);
+        let by_name = matches!(class.reason, Some(VideoReason::Sni | VideoReason::Http));
+        // Its socket's control group is known once the socket was seen.
+        let group_unknown = flow.roles.vantage == Vantage::Sender
+            && flow.state().socket.cgroup_id == 0
+            && self
+                .rules
+                .as_ref()
+                .is_some_and(|rules| !rules.units.is_empty());
+        self.is_reported(&class) || class.is_video() || !by_name || group_unknown
+    }
+
     /// Notes that the `open` of a flow is written; whether it was not before. Everything is
     /// reported where there are no rules, and nothing need be noted.
     pub fn open(&mut self, flow: &Flow, class: &Class, window: u64) -> bool {

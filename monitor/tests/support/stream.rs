@@ -26,6 +26,11 @@ pub struct Transfer {
 
 impl Transfer {
     pub fn start(internet: &Internet) -> Self {
+        Self::asking(internet, "")
+    }
+
+    /// The client asks for something first.
+    pub fn asking(internet: &Internet, request: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (ready, listening) = mpsc::channel();
         let told = Arc::clone(&stop);
@@ -33,6 +38,8 @@ impl Transfer {
             let listener = TcpListener::bind((SERVER, PORT)).expect("the port is free");
             ready.send(()).expect("the test listens");
             let (mut stream, _) = listener.accept().expect("the client comes");
+            let mut asked = vec![0; request.len()];
+            stream.read_exact(&mut asked).expect("the client asks");
             let chunk = vec![0x5a; CHUNK];
             while !told.load(Ordering::Relaxed) {
                 stream.write_all(&chunk).expect("the client reads");
@@ -45,6 +52,7 @@ impl Transfer {
         listening.recv().expect("the server listens");
         let client = internet.on(&internet.client, move || {
             let mut stream = TcpStream::connect((SERVER, PORT)).expect("the server is there");
+            stream.write_all(request.as_bytes()).expect("connected");
             let mut chunk = vec![0; CHUNK];
             let mut received = 0;
             loop {

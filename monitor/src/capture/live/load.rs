@@ -431,6 +431,20 @@ impl Live {
         remove(flows, key)
     }
 
+    /// From now on the packets of this flow are passed over, until its 5-tuple begins anew. One
+    /// that has gone already, or is another connection by now, is no error.
+    pub fn pass_over(&mut self, key: &FlowKey, generation: u64) -> Result<()> {
+        let mut flows: HashMap<_, PodKey, PodState> = HashMap::try_from(&mut self.flows)?;
+        let Some(PodState(mut state)) = found(flows.get(&PodKey(*key), 0))? else {
+            return Ok(());
+        };
+        if state.generation == generation {
+            state.last_report_ns = FlowState::UNWANTED;
+            found(flows.insert(PodKey(*key), PodState(state), BPF_EXIST))?;
+        }
+        Ok(())
+    }
+
     /// The counters of the packet path, summed over the CPUs, indexed by `Counter`.
     pub fn counters(&self) -> Result<Counters> {
         let per_cpu = self
@@ -489,15 +503,24 @@ fn memory_map(pins: &Pins) -> Result<Array<MapData, PodMemory>> {
     Ok(Array::try_from(Map::Array(data))?)
 }
 
+/// An entry that is there is replaced, none is made (linux/bpf.h).
+const BPF_EXIST: u64 = 2;
+
 fn remove<V: Pod>(mut flows: HashMap<&mut MapData, PodKey, V>, key: &FlowKey) -> Result<()> {
-    match flows.remove(&PodKey(*key)) {
-        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+    found(flows.remove(&PodKey(*key))).map(|_| ())
+}
+
+/// `None`: there is no such flow.
+fn found<T>(result: Result<T, aya::maps::MapError>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(aya::maps::MapError::KeyNotFound) => Ok(None),
         Err(aya::maps::MapError::SyscallError(error))
             if error.io_error.kind() == std::io::ErrorKind::NotFound =>
         {
-            Ok(())
+            Ok(None)
         }
-        Err(error) => Err(error).context("cannot remove a flow"),
+        Err(error) => Err(error).context("cannot reach into the flow table"),
     }
 }
 
