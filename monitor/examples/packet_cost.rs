@@ -54,16 +54,25 @@ enum Kind {
     Data,
     /// Data and its ACK in turn: every ACK completes an RTT sample.
     DataAndAck,
+    /// The same, of flows that the daemon wants no more of: they are no video.
+    PassedOver,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Rejected, Self::Data, Self::DataAndAck];
+    /// In this order: nothing is wanted any more of the flows of the last.
+    const ALL: [Self; 4] = [
+        Self::Rejected,
+        Self::Data,
+        Self::DataAndAck,
+        Self::PassedOver,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected_by_port",
             Self::Data => "data",
             Self::DataAndAck => "data_and_ack",
+            Self::PassedOver => "passed_over",
         }
     }
 }
@@ -171,6 +180,14 @@ impl Bench {
         } else {
             PORT
         })?;
+        if kind == Kind::PassedOver {
+            let mut flows = Vec::new();
+            self.live
+                .flows(|state| flows.push((state.key, state.generation)))?;
+            for (key, generation) in flows {
+                self.live.pass_over(&key, generation)?;
+            }
+        }
         self.start(kind)?;
         let mut runs: [Vec<f64>; PROGRAMS.len()] = Default::default();
         for _ in 0..arguments.rounds {

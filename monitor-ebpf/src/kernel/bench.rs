@@ -58,7 +58,8 @@ pub fn bench_reference(ctx: TcContext) -> i32 {
         // SAFETY: this CPU's own.
         if let Some(state) = Maps.flow(unsafe { &(*parsed).key }) {
             // SAFETY: a map value; no arguments.
-            unsafe { (*state).last_report_ns = bpf_ktime_get_ns() };
+            // Not the time of the last report, which says whether the flow is wanted.
+            unsafe { (*state).first_report_ns = bpf_ktime_get_ns() };
         }
     }
     TC_ACT_UNSPEC

@@ -345,6 +345,8 @@ impl Daemon {
                     end_us = self.next_window_end();
                 }
                 Event::Sessions => {
+                    hellos.drain(|piece| said.push(piece));
+                    self.hear(&said);
                     reports.drain(|report| taken.push(report));
                     self.take(&taken)?;
                     self.tell_sessions()?;
@@ -501,7 +503,7 @@ impl Daemon {
             match report {
                 Report::Flow(state) => {
                     self.tally.reports_received += 1;
-                    self.see(state, now, &mut records)?;
+                    self.see(state, now, &mut records);
                 }
                 Report::Chunk(report) => self.pipeline.chunk(&ChunkNews {
                     report: **report,
@@ -513,14 +515,17 @@ impl Daemon {
         self.write(&records)
     }
 
-    /// Takes the state of a flow. Of one that is certainly no video the kernel need tell no more.
-    fn see(&mut self, state: &FlowState, now: Now, records: &mut Vec<Record>) -> Result<()> {
+    /// Takes the state of a flow. Of one that is certainly no video the kernel need tell no more; it
+    /// is asked again with the next report where it has no room for that.
+    fn see(&mut self, state: &FlowState, now: Now, records: &mut Vec<Record>) {
         let snapshot = self.snapshot(state, now);
         self.pipeline.snapshot(&snapshot, records);
-        if !state.is_unwanted() && !self.pipeline.is_wanted(&state.key) {
-            self.live.pass_over(&state.key, state.generation)?;
+        if !state.is_unwanted()
+            && !self.pipeline.is_wanted(&state.key)
+            && let Err(error) = self.live.pass_over(&state.key, state.generation)
+        {
+            tracing::debug!("{error:#}");
         }
-        Ok(())
     }
 
     fn snapshot(&self, state: &FlowState, now: Now) -> Snapshot {
@@ -547,7 +552,7 @@ impl Daemon {
         let now = Now::read();
         let mut records = Vec::new();
         for state in &states {
-            self.see(state, now, &mut records)?;
+            self.see(state, now, &mut records);
         }
         let present: std::collections::HashSet<_> = states.iter().map(|state| state.key).collect();
         for key in self.pipeline.keys() {
@@ -604,11 +609,9 @@ impl Daemon {
 
     /// SIGUSR1: a record of each session that is not over.
     fn tell_sessions(&mut self) -> Result<()> {
-        let mut records = self.sweep()?;
         let sessions = self.pipeline.current_sessions(Now::read().unix_us);
         tracing::info!("SIGUSR1: {} session(s) are not over", sessions.len());
-        records.extend(sessions);
-        self.write(&records)
+        self.write(&sessions)
     }
 
     /// Windows are cut by UTC: where that was set or drifted, epochs move with it.

@@ -268,7 +268,7 @@ impl Pipeline {
             return;
         }
         let class = self.video.class(flow);
-        if self.video.is_reported(&class) && self.video.open(flow, &class, window) {
+        if self.video.reports(flow, &class) && self.video.open(flow, &class, window) {
             out.push(self.flow_record(flow, FlowEvent::Open, None, time_us));
         }
     }
@@ -277,7 +277,7 @@ impl Pipeline {
     /// those that are reported.
     fn close(&mut self, flow: &Flow, reason: CloseReason, time_us: u64, out: &mut Vec<Record>) {
         let is_open = self.video.is_open(flow);
-        if is_open || self.video.is_reported(&self.video.class(flow)) {
+        if is_open || self.video.reports(flow, &self.video.class(flow)) {
             if !is_open {
                 out.push(self.flow_record(flow, FlowEvent::Open, None, time_us));
             }
@@ -372,7 +372,7 @@ impl Pipeline {
         let video = &self.video;
         let active = self
             .flows
-            .take_observations(|flow| video.is_reported(&video.class(flow)));
+            .take_observations(|flow| video.reports(flow, &video.class(flow)));
         let mut records = Vec::new();
         for closed in self.flows.close_finished(end_us, self.idle_us()) {
             self.close(&closed.flow, closed.reason, end_us, &mut records);
@@ -526,7 +526,7 @@ impl Pipeline {
 /// those that are reported.
 fn join(video: &VideoFlows, sessions: &mut Sessions, flow: &mut Flow) {
     let class = video.class(flow);
-    if video.is_reported(&class) {
+    if video.reports(flow, &class) {
         sessions.take(flow, class.service.as_deref());
     }
 }
@@ -539,13 +539,13 @@ fn tell_sessions(
     ids: &[String],
     window: &WindowSpan,
 ) {
-    for (session, of_client) in sessions.active_mut(window.start_us) {
+    for (session, alone) in sessions.active_mut(window.start_us) {
         let said = session.location.as_ref().map_or(Said::Nothing, |location| {
             concluded.said(&location.into(), session.client)
         });
-        // What its client's figures say may be another session's doing.
+        // What its client's figures say may be another session's doing, or not all of its own.
         let said = match said {
-            Said::Bad { verdict, .. } if of_client > 1 => Said::Bad {
+            Said::Bad { verdict, .. } if !alone => Said::Bad {
                 verdict,
                 beyond: None,
             },

@@ -239,19 +239,23 @@ impl VideoFlows {
         all || class.is_video()
     }
 
+    /// Whether records are written of a flow of this class, and whether it is judged. One that was
+    /// passed over was not measured to its end, whatever it would be called now.
+    pub fn reports(&self, flow: &Flow, class: &Class) -> bool {
+        self.is_reported(class) && !flow.state().is_unwanted()
+    }
+
     /// Whether a flow is reported or may yet be: what a client asked for once stays, how a flow
-    /// behaves may change.
+    /// behaves may change, and so may the number of a unit's control group.
     pub fn may_be_reported(&self, flow: &Flow) -> bool {
         let class = self.class(flow);
         let by_name = matches!(class.reason, Some(VideoReason::Sni | VideoReason::Http));
-        // Its socket's control group is known once the socket was seen.
-        let group_unknown = flow.roles.vantage == Vantage::Sender
-            && flow.state().socket.cgroup_id == 0
+        let by_unit = flow.roles.vantage == Vantage::Sender
             && self
                 .rules
                 .as_ref()
                 .is_some_and(|rules| !rules.units.is_empty());
-        self.is_reported(&class) || class.is_video() || !by_name || group_unknown
+        self.is_reported(&class) || !by_name || by_unit || self.is_open(flow)
     }
 
     /// Notes that the `open` of a flow is written; whether it was not before. Everything is

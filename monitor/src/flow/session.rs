@@ -5,20 +5,25 @@
 //! client named keep clients apart; two players of the same service behind one address are one
 //! session, and `flows` says how many connections it had.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chunk::Figures;
+use super::chunk::figures::Pace;
 use super::transition::{SixRd, joined};
 use super::{Flow, Vantage};
+use crate::cell::CellKey;
 use crate::path::Location;
 use crate::verdict::playback::Playback;
 
 /// Flows that a session names.
 const FLOW_IDS_MAX: usize = 16;
+
+/// Places that a session remembers: with two it is not alone, and older ones are forgotten.
+const PLACES_MAX: usize = 8;
 
 /// Sessions that are remembered; more are counted and have no record. Four times as many as the
 /// kernel holds flows by default, at some 500 bytes each.
@@ -81,6 +86,8 @@ pub struct Session {
     /// Where its last packets went.
     pub client: IpAddr,
     pub location: Option<Location>,
+    /// Every client's address and cell that it had lately, and when last, µs since 1970.
+    places: BTreeMap<(IpAddr, Option<CellKey>), u64>,
     pub chunks: Figures,
     pub playback: Playback,
 }
@@ -90,8 +97,19 @@ impl Session {
     /// seen.
     pub fn is_sole(&self) -> Option<bool> {
         let sole = self.playback.is_sole()?;
-        // Our own server's gaps are in no comparison of RTT and losses.
-        Some(sole && self.chunks.stalls == 0)
+        // What our own server took is in no comparison of RTT and losses, nor are chunks of which
+        // nothing is known.
+        let chunks = &self.chunks;
+        let by_us = chunks.stalls > 0 || chunks.paced_by() == Some(Pace::Server);
+        Some(sole && !by_us && chunks.lost == 0)
+    }
+
+    fn note_place(&mut self, flow: &Flow) {
+        let place = (flow.roles.client, flow.location.as_ref().map(CellKey::from));
+        if self.places.len() < PLACES_MAX || self.places.contains_key(&place) {
+            let last_us = self.places.entry(place).or_default();
+            *last_us = flow.last_seen_us.max(*last_us);
+        }
     }
 
     fn order(&self) -> (u64, &SessionKey) {
@@ -143,13 +161,17 @@ impl Sessions {
             flow_ids: Vec::new(),
             client: flow.roles.client,
             location: None,
+            places: BTreeMap::new(),
             chunks: Figures::default(),
             playback: Playback::default(),
         });
         session.chunks.add(&new);
-        session.last_seen_us = session.last_seen_us.max(flow.last_seen_us);
-        session.client = flow.roles.client;
-        session.location.clone_from(&flow.location);
+        if flow.last_seen_us >= session.last_seen_us {
+            session.last_seen_us = flow.last_seen_us;
+            session.client = flow.roles.client;
+            session.location.clone_from(&flow.location);
+        }
+        session.note_place(flow);
         if flow.session != Some(session.id) {
             flow.session = Some(session.id);
             session.start_us = session.start_us.min(flow.start_us);
@@ -165,19 +187,23 @@ impl Sessions {
         self.take_where(|session| now_us.saturating_sub(session.last_seen_us) >= idle_us)
     }
 
-    /// Those that did something since `since_us`, and how many of these their client had.
-    pub fn active_mut(&mut self, since_us: u64) -> impl Iterator<Item = (&mut Session, u32)> {
-        let is_active = move |session: &Session| session.last_seen_us >= since_us;
+    /// Those that did something since `since_us`, and whether each was alone: at one client's
+    /// address that had no other session, on one way. What they did before is forgotten.
+    pub fn active_mut(&mut self, since_us: u64) -> impl Iterator<Item = (&mut Session, bool)> {
         let mut of_client: HashMap<IpAddr, u32> = HashMap::new();
-        for session in self.sessions.values().filter(|session| is_active(session)) {
-            *of_client.entry(session.client).or_default() += 1;
+        for session in self.sessions.values_mut() {
+            session.places.retain(|_, last_us| *last_us >= since_us);
+            let clients: BTreeSet<IpAddr> = session.places.keys().map(|place| place.0).collect();
+            for client in clients {
+                *of_client.entry(client).or_default() += 1;
+            }
         }
         let active = self.sessions.values_mut();
         active
-            .filter(move |session| is_active(session))
+            .filter(|session| !session.places.is_empty())
             .map(move |session| {
-                let count = of_client[&session.client];
-                (session, count)
+                let alone = session.places.len() == 1 && of_client.get(&session.client) == Some(&1);
+                (session, alone)
             })
     }
 

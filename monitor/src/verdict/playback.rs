@@ -4,7 +4,7 @@
 //! playback is therefore said to be slowed by what its place's verdict names only where its own
 //! client was worse than usual in that window, and *solely* by it only where nothing of it is left
 //! to explain: one name in all of these windows, nobody's own limits, and, over all of them, an
-//! excess of delay, losses and marks such as other clients of its cell had. Where no other client
+//! excess of delay, losses and marks, and a lack of rate, such as other clients of its cell had. Where no other client
 //! of the cell was bad there is nothing to compare with, and it is not said.
 
 use std::collections::BTreeSet;
@@ -40,13 +40,15 @@ pub enum Said {
     },
 }
 
-/// By how much a client's excess is more than the worst other bad client's of its cell, as parts of
-/// what does harm; `None` where it was not measured. Less than nothing where it is less.
+/// By how much a client's excess is more than that of the other bad clients of its cell (their
+/// median), as parts of what does harm; `None` where it was not measured. Less than nothing where it
+/// is less.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Beyond {
     rtt: Option<f64>,
     loss: Option<f64>,
     ce: Option<f64>,
+    rate: Option<f64>,
 }
 
 /// A mean.
@@ -59,7 +61,8 @@ struct Mean {
 impl Mean {
     fn push(&mut self, value: Option<f64>) {
         if let Some(value) = value {
-            self.sum += value;
+            // One window in which it was far better makes up for no other.
+            self.sum += value.max(-SAME);
             self.count += 1;
         }
     }
@@ -84,6 +87,7 @@ pub struct Playback {
     rtt: Mean,
     loss: Mean,
     ce: Mean,
+    rate: Mean,
     /// What the verdicts on its place left, all sets together.
     pub segments: BTreeSet<Segment>,
     /// Whose doing it was in the other windows.
@@ -117,6 +121,7 @@ impl Playback {
                     self.rtt.push(beyond.rtt);
                     self.loss.push(beyond.loss);
                     self.ce.push(beyond.ce);
+                    self.rate.push(beyond.rate);
                 }
             }
         }
@@ -129,11 +134,12 @@ impl Playback {
 
     /// Whether one name explains every window in which it was slowed; `None`: it was in none.
     pub fn is_sole(&self) -> Option<bool> {
-        let is_same = |mean: Mean| mean.value().map(|beyond| beyond <= SAME);
+        let is_same = |mean: Mean| mean.value().is_none_or(|beyond| beyond <= SAME);
         let named = self.named == self.degraded && self.segments.len() == 1;
-        let like_others = is_same(self.rtt) == Some(true)
-            && is_same(self.loss) == Some(true)
-            && is_same(self.ce) != Some(false);
+        // Marks and rates are not to be had everywhere; delay and losses must be, in each window.
+        let measured = self.rtt.count == self.named && self.loss.count == self.named;
+        let figures = [self.rtt, self.loss, self.ce, self.rate];
+        let like_others = measured && figures.into_iter().all(is_same);
         (self.degraded > 0).then_some(named && like_others)
     }
 }
@@ -145,11 +151,15 @@ pub fn said(client: &Client, neighbours: &[Client], cell: &CellKey, verdicts: &[
         Standing::Good => return Said::Good,
         Standing::Bad => {}
     }
-    if receiver_limited::holds(client) {
-        return Said::Limited(receiver_limited::LIMIT);
-    }
-    if sender_limited::holds(client) {
-        return Said::Limited(sender_limited::LIMIT);
+    let window_full = client.rwnd_limited_share >= receiver_limited::WINDOW_FULL_SHARE;
+    let signs = &client.signs;
+    if !(signs.queue || signs.loss || signs.ce) {
+        // Only the rate is low.
+        return Said::Limited(if window_full {
+            receiver_limited::LIMIT
+        } else {
+            sender_limited::LIMIT
+        });
     }
     // The widest first: what it explains is in no other one.
     let verdict = verdicts.iter().position(|verdict| {
@@ -157,7 +167,8 @@ pub fn said(client: &Client, neighbours: &[Client], cell: &CellKey, verdicts: &[
     });
     Said::Bad {
         verdict,
-        beyond: beyond(client, neighbours),
+        // Its own full window slows it as well.
+        beyond: beyond(client, neighbours).filter(|_| !window_full),
     }
 }
 
@@ -169,17 +180,21 @@ fn beyond(client: &Client, neighbours: &[Client]) -> Option<Beyond> {
         .collect();
     let beyond = |pick: fn(&Comparison) -> Option<Sign>| {
         let own = pick(&client.comparison)?;
-        let worst = others
+        let mut theirs: Vec<f64> = others
             .iter()
             .filter_map(|other| pick(other))
-            .map(|other| other.excess)
-            .fold(0.0, f64::max);
-        Some((own.excess - worst) / own.threshold)
+            .map(|other| other.excess.max(0.0))
+            .collect();
+        theirs.sort_by(f64::total_cmp);
+        // Half of the others may have troubles of their own: the lower one of the two in the middle.
+        let middle = theirs.get(theirs.len().saturating_sub(1) / 2)?;
+        Some((own.excess - middle) / own.threshold)
     };
     (!others.is_empty()).then(|| Beyond {
         rtt: beyond(|it| it.rtt),
         loss: beyond(|it| it.loss),
         ce: beyond(|it| it.ce),
+        rate: beyond(|it| it.rate),
     })
 }
 
@@ -296,6 +311,65 @@ mod tests {
     }
 
     #[test]
+    fn one_outlier_beside_it_hides_nothing() {
+        let others = [6, 7, 8, 9].map(|number| bad(number, 6_000.0, 0.0));
+        let mut others = Vec::from(others);
+        others.push(bad(2, 70_000.0, 0.0));
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        assert_eq!(concludes(&bad(1, 60_000.0, 0.0), &others, &named), AND_MORE);
+        assert_eq!(concludes(&bad(1, 7_000.0, 0.0), &others, &named), SOLELY);
+    }
+
+    #[test]
+    fn one_window_in_which_it_was_better_makes_up_for_no_other() {
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        let ids = ["a-1".to_owned()];
+        let mut playback = Playback::default();
+        for (own, other) in [(10.0, 110.0), (45.0, 30.0), (45.0, 30.0), (45.0, 30.0)] {
+            let other = bad(2, other * 1_000.0, 0.0);
+            let said = says(&bad(1, own * 1_000.0, 0.0), &[other], &named);
+            playback.add(said, &named, &ids);
+        }
+        assert_eq!(playback.is_sole(), Some(false), "{playback:?}");
+    }
+
+    #[test]
+    fn what_was_measured_in_one_window_says_nothing_about_the_others() {
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        let ids = ["a-1".to_owned()];
+        let others = [bad(2, 30_000.0, 0.0)];
+        let whole = bad(1, 30_000.0, 0.0);
+        let mut unmeasured = whole.clone();
+        unmeasured.comparison.loss = None;
+        let mut playback = Playback::default();
+        playback.add(says(&whole, &others, &named), &named, &ids);
+        assert_eq!(playback.is_sole(), Some(true));
+        playback.add(says(&unmeasured, &others, &named), &named, &ids);
+        assert_eq!(playback.is_sole(), Some(false));
+    }
+
+    #[test]
+    fn a_full_receive_window_beside_a_queue_is_another_cause() {
+        let mut one = bad(1, 30_000.0, 0.0);
+        one.rwnd_limited_share = 0.95;
+        let named = [of_isp("isp-x", &[Segment::Isp])];
+        assert_eq!(concludes(&one, &[bad(2, 30_000.0, 0.0)], &named), AND_MORE);
+        // A rate that is much lower than the others' has another cause too.
+        let with_rate = |number, missing| {
+            let mut client = bad(number, 30_000.0, 0.0);
+            client.comparison.rate = Some(Sign {
+                excess: missing,
+                threshold: 0.5,
+                chance: 0.001,
+            });
+            client
+        };
+        let others = [with_rate(2, 0.4)];
+        assert_eq!(concludes(&with_rate(1, 0.5), &others, &named), SOLELY);
+        assert_eq!(concludes(&with_rate(1, 0.9), &others, &named), AND_MORE);
+    }
+
+    #[test]
     fn what_is_noise_in_one_window_is_none_over_several() {
         let named = [of_isp("isp-x", &[Segment::Isp])];
         let ids = ["a-1".to_owned()];
@@ -347,8 +421,12 @@ mod tests {
 
     #[test]
     fn one_that_holds_itself_back_is_slowed_by_nobody_else() {
-        // Its rate alone is low.
-        let mut one = client(1, Track::settled(Standing::Bad), 0.0, 0.0);
+        // Its rate alone is low, in this window.
+        let mut one = bad(1, 0.0, 0.0);
+        one.signs = Signs {
+            rate: true,
+            ..Signs::default()
+        };
         one.rwnd_limited_share = 0.9;
         let verdicts = [of_isp("isp-x", &[Segment::Isp])];
         assert_eq!(
@@ -381,7 +459,7 @@ mod tests {
             beyond: Some(Beyond {
                 rtt: Some(0.0),
                 loss: Some(-0.1),
-                ce: None,
+                ..Beyond::default()
             }),
         };
         let sole = played(&[Said::Good, by(0), by(0), Said::Nothing]);

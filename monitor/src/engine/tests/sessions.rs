@@ -29,6 +29,8 @@ struct Players {
     now_us: u64,
     /// Whether the clients name a service.
     ask: bool,
+    /// Whether the kernel passes their packets over.
+    unwanted: bool,
 }
 
 impl Players {
@@ -42,6 +44,7 @@ impl Players {
             records: Vec::new(),
             now_us: START_US,
             ask: false,
+            unwanted: false,
         }
     }
 
@@ -60,10 +63,11 @@ impl Players {
 
     /// The connection of `client`'s `port` to the server's `server_port` has got its `number`th
     /// chunk just now.
-    fn gets(&mut self, client: [u8; 4], port: u16, server_port: u16, number: u32) {
+    fn gets(&mut self, client: [u8; 4], port: u16, server_port: u16, number: u32) -> FlowKey {
         let server = Address::v4(SERVER);
         let (key, client_half) = FlowKey::new(Address::v4(client), port, server, server_port);
         self.flow_gets(key, client_half, number);
+        key
     }
 
     /// The connection of `client` over IPv6, the same way.
@@ -74,27 +78,30 @@ impl Players {
         self.flow_gets(key, client_half, number);
     }
 
-    /// The client asks for something of a service.
-    fn asks(&mut self, key: FlowKey) {
+    /// The client asks for something of `host`.
+    fn says(&mut self, key: FlowKey, host: &str) {
         let said = FirstBytes {
             key,
             generation: 1,
             transport: Transport::Tcp,
             offset: 0,
-            bytes: b"GET / HTTP/1.1\r\nHost: a.cdn.example\r\n\r\n".to_vec(),
+            bytes: format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes(),
         };
         self.pipeline.hear(&said, self.now_us);
     }
 
     fn flow_gets(&mut self, key: FlowKey, client_half: usize, number: u32) {
         if self.ask {
-            self.asks(key);
+            self.says(key, "a.cdn.example");
         }
         let read_ns = (self.now_us - START_US + 1_000_000_000) * 1_000;
         let mut state = FlowState::EMPTY;
         (state.key, state.generation) = (key, 1);
         state.start_ns = read_ns - 2_000_000_000;
         let report = get_chunk(&mut state, client_half, number, read_ns);
+        if self.unwanted {
+            state.last_report_ns = FlowState::UNWANTED;
+        }
         let snapshot = Snapshot {
             state,
             time_us: self.now_us,
@@ -229,6 +236,53 @@ fn what_comes_after_the_end_is_another_session() {
     assert_eq!((first.len(), second.len()), (1, 1));
     assert_ne!(first[0].session_id, "");
     assert_eq!((first[0].chunks.count, second[0].chunks.count), (1, 1));
+}
+
+#[test]
+fn of_a_flow_that_was_passed_over_nothing_is_told() {
+    let mut players = Players::of_a_service();
+    let key = players.gets([10, 0, 0, 1], 40_000, 443, 1);
+    assert!(players.pipeline.is_wanted(&key), "it is video");
+    players.ask = false;
+    let page = players.gets([10, 0, 0, 2], 40_000, 443, 1);
+    assert!(players.pipeline.is_wanted(&page), "nothing is known of it");
+    players.says(page, "www.example");
+    assert!(!players.pipeline.is_wanted(&page));
+    players.unwanted = true;
+    players.gets([10, 0, 0, 2], 40_000, 443, 2);
+    // Whatever the configuration becomes.
+    let text = "[video]\nreport_all = true\n[flows]\nidle_s = 10\n[window]\nlength_s = 5\n";
+    let config = Config::parse(text, Path::new("test.toml")).expect("right");
+    players.pipeline.reconfigure(&config);
+    players.records.clear();
+    players.gets([10, 0, 0, 2], 40_000, 443, 3);
+    players.end_of_window();
+    let over = players.end_of_window();
+    assert_eq!((over.len(), players.records.len()), (1, 0), "{over:?}");
+}
+
+#[test]
+fn a_session_is_alone_where_its_client_has_no_other_and_goes_one_way() {
+    let mut players = Players::of_a_service();
+    let alone = |players: &mut Players, since_us| -> Vec<bool> {
+        players.pipeline.join_all();
+        let active = players.pipeline.sessions.active_mut(since_us);
+        active.map(|(_, alone)| alone).collect()
+    };
+    players.gets([10, 0, 0, 1], 40_000, 443, 1);
+    assert_eq!(alone(&mut players, START_US - WINDOW_US), [true]);
+    // The same device over the other protocol: one session, at two places.
+    players.gets_over_ipv6("2001:db8:0:100::7", 40_001, 1);
+    assert_eq!(alone(&mut players, START_US - WINDOW_US), [false]);
+    // Another client, who has two.
+    players.gets([10, 0, 0, 2], 40_000, 443, 1);
+    players.gets([10, 0, 0, 2], 40_000, 8_443, 1);
+    assert_eq!(alone(&mut players, START_US - WINDOW_US), [false; 3]);
+    // What was before counts no more.
+    players.now_us += 2 * WINDOW_US;
+    let since_us = players.now_us - WINDOW_US;
+    players.gets([10, 0, 0, 2], 40_000, 443, 2);
+    assert_eq!(alone(&mut players, since_us), [true]);
 }
 
 /// A site whose homes play on until the daemon stops; `life` is theirs after the lead-in. Their
