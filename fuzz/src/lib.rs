@@ -46,6 +46,13 @@ pub const CAPTURE: Target = Target {
     seeds: capture::seeds,
 };
 
+/// A capture file to verdicts.
+pub const WINDOWS: Target = Target {
+    name: "windows",
+    run: capture::run_windows,
+    seeds: capture::seeds,
+};
+
 /// A router's BMP stream to the table that readers hold.
 pub const BMP: Target = Target {
     name: "bmp",
@@ -81,7 +88,17 @@ pub const QUIC: Target = Target {
     seeds: hello::quic_seeds,
 };
 
-pub const TARGETS: [Target; 8] = [PACKET, TRACKER, CAPTURE, BMP, MRT, CLIENT_HELLO, HTTP, QUIC];
+pub const TARGETS: [Target; 9] = [
+    PACKET,
+    TRACKER,
+    CAPTURE,
+    WINDOWS,
+    BMP,
+    MRT,
+    CLIENT_HELLO,
+    HTTP,
+    QUIC,
+];
 
 /// The folder that [`write_seeds`] writes to.
 pub const SEEDS_VARIABLE: &str = "LASTMILE_FUZZ_SEEDS";

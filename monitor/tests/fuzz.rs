@@ -28,17 +28,22 @@ const INTERESTING: [u32; 8] = [
 ];
 
 fn run(target: &Target) {
+    run_one_in(1, target);
+}
+
+/// The same with one in so many of the inputs.
+fn run_one_in(thin: u32, target: &Target) {
     let seeds = (target.seeds)();
     assert!(!seeds.is_empty());
     for seed in &seeds {
-        for len in 0..=seed.len() {
+        for len in (0..=seed.len()).step_by(thin as usize) {
             try_one(target, &seed[..len]);
         }
     }
     let mut dice = Dice(1);
     let damaged = match std::env::var(EXECUTIONS_VARIABLE) {
         Ok(count) => count.parse().expect("a number of executions"),
-        Err(_) => DAMAGED,
+        Err(_) => DAMAGED / thin,
     };
     for _ in 0..damaged {
         let mut input = seeds[dice.below(seeds.len() as u32) as usize].clone();
@@ -48,7 +53,7 @@ fn run(target: &Target) {
         try_one(target, &input);
     }
     println!("{}: {damaged} damaged inputs", target.name);
-    for _ in 0..RANDOM {
+    for _ in 0..RANDOM / thin {
         let len = dice.below(300) as usize;
         let input: Vec<u8> = (0..len).map(|_| dice.next() as u8).collect();
         try_one(target, &input);
@@ -113,6 +118,12 @@ fn any_conversation_leaves_states_that_make_sense() {
 #[test]
 fn captures_of_any_bytes_are_read_to_their_damage_and_each_flow_ends_once() {
     run(&fuzz::CAPTURE);
+}
+
+#[test]
+fn captures_of_any_bytes_are_judged_window_by_window() {
+    // Each silence of a capture is many windows.
+    run_one_in(16, &fuzz::WINDOWS);
 }
 
 #[test]
