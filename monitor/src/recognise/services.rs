@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::host_name;
 
@@ -15,7 +15,7 @@ const SERVICE_MAX: usize = 64;
 /// Video services by the names of their servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Services {
-    by_suffix: HashMap<Box<str>, Arc<str>>,
+    by_suffix: Arc<HashMap<Box<str>, Arc<str>>>,
 }
 
 /// Why a list cannot be used.
@@ -34,8 +34,11 @@ pub enum ListError {
 impl Services {
     /// The list that comes with the program.
     pub fn built_in() -> Self {
-        Self::parse(BUILT_IN, Path::new("packaging/video-services.csv"))
-            .expect("a unit test reads it")
+        static LIST: LazyLock<Services> = LazyLock::new(|| {
+            Services::parse(BUILT_IN, Path::new("packaging/video-services.csv"))
+                .expect("a unit test reads it")
+        });
+        LIST.clone()
     }
 
     /// Reads the list at `path`.
@@ -94,7 +97,9 @@ impl Services {
                 return Err(wrong(line, format!("{suffix} is in the list twice")));
             }
         }
-        Ok(Self { by_suffix })
+        Ok(Self {
+            by_suffix: Arc::new(by_suffix),
+        })
     }
 
     /// The service of the longest suffix of `name` that is listed, at a dot. `name` is in lower
