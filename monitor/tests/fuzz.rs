@@ -123,7 +123,7 @@ fn captures_of_any_bytes_are_read_to_their_damage_and_each_flow_ends_once() {
 #[test]
 fn captures_of_any_bytes_are_judged_window_by_window() {
     // Each silence of a capture is many windows.
-    run_one_in(16, &fuzz::WINDOWS);
+    run_one_in(3, &fuzz::WINDOWS);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::net::{Internet, PORT};
 
 /// Longer than anything here takes, under emulation too.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder of its own, gone when dropped.
 pub struct Folder(PathBuf);

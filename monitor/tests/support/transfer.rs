@@ -34,6 +34,8 @@ pub struct Downloads {
     pub turns: usize,
     /// Bytes of one download, the turns' included.
     pub bytes: usize,
+    /// The client says when it has everything, and only then the server closes: its FIN comes alone.
+    pub confirmed: bool,
 }
 
 /// What the sockets of one connection said at its end.
@@ -53,6 +55,7 @@ impl Downloads {
             each: 1,
             turns: 0,
             bytes,
+            confirmed: false,
         }
     }
 
@@ -116,6 +119,9 @@ fn answer(mut stream: TcpStream, plan: &Downloads) -> TcpInfo {
         stream.write_all(&chunk[..part]).expect("the client reads");
         left -= part;
     }
+    if plan.confirmed {
+        stream.read_exact(&mut byte).expect("the client confirms");
+    }
     stream.shutdown(Shutdown::Write).expect("still connected");
     let rest = stream.read(&mut byte).expect("the client closes");
     assert_eq!(rest, 0, "the client sends nothing more");
@@ -156,6 +162,9 @@ fn fetch_one(plan: &Downloads) -> TcpInfo {
         match stream.read(&mut chunk).expect("the server sends") {
             0 => break,
             len => received += len,
+        }
+        if plan.confirmed && received == plan.bytes {
+            stream.write_all(ANSWER).expect("the server reads");
         }
     }
     assert_eq!(received, plan.bytes, "everything arrives");
