@@ -10,6 +10,7 @@ mod ways;
 
 pub use ways::Memories;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -37,7 +38,7 @@ use crate::path::{Routes, UnitLengths};
 use crate::recognise::services::Services;
 use crate::verdict::LocalCounters;
 use crate::verdict::coverage::Coverage;
-use crate::verdict::playback::Said;
+use crate::verdict::playback::{CellSaid, Said};
 
 /// What was not seen in one window. Differences, not totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -539,9 +540,12 @@ fn tell_sessions(
     ids: &[String],
     window: &WindowSpan,
 ) {
+    let mut cells: HashMap<CellKey, CellSaid<'_>> = HashMap::new();
     for (session, alone) in sessions.active_mut(window.start_us) {
         let said = session.location.as_ref().map_or(Said::Nothing, |location| {
-            concluded.said(&location.into(), session.client)
+            let cell = cells.entry(location.into());
+            let cell = cell.or_insert_with_key(|key| concluded.said(key));
+            cell.of(session.client)
         });
         // What its client's figures say may be another session's doing, or not all of its own.
         let said = match said {

@@ -1,8 +1,6 @@
 //! From the cells of a window to its verdicts and incidents, and to their records: the same for
 //! the daemon, for a capture and for the logs of several hosts.
 
-use std::net::IpAddr;
-
 use super::judge::{self, Judge, Judgement, Moves};
 use super::{Missed, WindowSpan};
 use crate::cell::{CellKey, Cells};
@@ -13,7 +11,7 @@ use crate::export::render::Context;
 use crate::path::ports::InterconnectPorts;
 use crate::verdict::coverage::Coverage;
 use crate::verdict::incident::{Incident, Incidents, News};
-use crate::verdict::playback::{self, Said};
+use crate::verdict::playback::CellSaid;
 use crate::verdict::{self, LocalCounters, Verdict, Window};
 
 /// What is known of a window beside its cells.
@@ -130,14 +128,11 @@ pub fn render<'a>(
 }
 
 impl Conclusions {
-    /// What was said of one client of a cell.
-    pub fn said(&self, cell: &CellKey, client: IpAddr) -> Said {
-        let neighbours = self.judgement.clients.get(cell);
-        let neighbours = neighbours.map_or(&[][..], Vec::as_slice);
-        let found = neighbours.iter().find(|other| other.address == client);
-        found.map_or(Said::Nothing, |client| {
-            playback::said(client, neighbours, cell, &self.verdicts)
-        })
+    /// What was said of a cell's clients.
+    pub fn said(&self, cell: &CellKey) -> CellSaid<'_> {
+        let clients = self.judgement.clients.get(cell);
+        let clients = clients.map_or(&[][..], Vec::as_slice);
+        CellSaid::new(cell, clients, &self.verdicts)
     }
 
     /// The verdicts, and then what became of the incidents.

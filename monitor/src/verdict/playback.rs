@@ -8,6 +8,7 @@
 //! of the cell was bad there is nothing to compare with, and it is not said.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::degraded::{Comparison, Sign};
 use super::finding::{Limit, Segment, Verdict};
@@ -144,63 +145,104 @@ impl Playback {
     }
 }
 
-/// What the window says of `client`, one of the `neighbours` of `cell`.
-pub fn said(client: &Client, neighbours: &[Client], cell: &CellKey, verdicts: &[Verdict]) -> Said {
-    match client.track.standing {
-        Standing::Unsettled => return Said::Nothing,
-        Standing::Good => return Said::Good,
-        Standing::Bad => {}
+/// What a window says of one cell, the same for all of its clients.
+#[derive(Debug)]
+pub struct CellSaid<'a> {
+    clients: &'a [Client],
+    /// The verdict on its place: the widest first, because what that explains is in no other one.
+    verdict: Option<usize>,
+    rtt: Excesses,
+    loss: Excesses,
+    ce: Excesses,
+    rate: Excesses,
+}
+
+impl<'a> CellSaid<'a> {
+    /// `clients` are the cell's, by their addresses.
+    pub fn new(cell: &CellKey, clients: &'a [Client], verdicts: &[Verdict]) -> Self {
+        Self {
+            clients,
+            verdict: verdicts.iter().position(|verdict| {
+                verdict.degraded == Some(true)
+                    && verdict.limits.is_empty()
+                    && verdict.place.holds(cell)
+            }),
+            rtt: Excesses::of(clients, |it| it.rtt),
+            loss: Excesses::of(clients, |it| it.loss),
+            ce: Excesses::of(clients, |it| it.ce),
+            rate: Excesses::of(clients, |it| it.rate),
+        }
     }
-    let window_full = client.rwnd_limited_share >= receiver_limited::WINDOW_FULL_SHARE;
-    let signs = &client.signs;
-    if !(signs.queue || signs.loss || signs.ce) {
-        // Only the rate is low.
-        return Said::Limited(if window_full {
-            receiver_limited::LIMIT
-        } else {
-            sender_limited::LIMIT
-        });
-    }
-    // The widest first: what it explains is in no other one.
-    let verdict = verdicts.iter().position(|verdict| {
-        verdict.degraded == Some(true) && verdict.limits.is_empty() && verdict.place.holds(cell)
-    });
-    Said::Bad {
-        verdict,
-        // Its own full window slows it as well.
-        beyond: beyond(client, neighbours).filter(|_| !window_full),
+
+    /// What it says of the client with this address.
+    pub fn of(&self, address: IpAddr) -> Said {
+        let found = self
+            .clients
+            .binary_search_by_key(&address, |client| client.address);
+        let Ok(found) = found else {
+            return Said::Nothing;
+        };
+        let client = &self.clients[found];
+        match client.track.standing {
+            Standing::Unsettled => return Said::Nothing,
+            Standing::Good => return Said::Good,
+            Standing::Bad => {}
+        }
+        let window_full = client.rwnd_limited_share >= receiver_limited::WINDOW_FULL_SHARE;
+        let signs = &client.signs;
+        if !(signs.queue || signs.loss || signs.ce) {
+            // Only the rate is low.
+            return Said::Limited(if window_full {
+                receiver_limited::LIMIT
+            } else {
+                sender_limited::LIMIT
+            });
+        }
+        let own = &client.comparison;
+        let beyond = Beyond {
+            rtt: self.rtt.beyond(own.rtt),
+            loss: self.loss.beyond(own.loss),
+            ce: self.ce.beyond(own.ce),
+            rate: self.rate.beyond(own.rate),
+        };
+        Said::Bad {
+            verdict: self.verdict,
+            // Its own full window slows it as well. Every client that is judged has an RTT.
+            beyond: (!window_full && beyond.rtt.is_some()).then_some(beyond),
+        }
     }
 }
 
-fn beyond(client: &Client, neighbours: &[Client]) -> Option<Beyond> {
-    let others: Vec<&Comparison> = neighbours
-        .iter()
-        .filter(|other| other.address != client.address && other.is_bad())
-        .map(|other| &other.comparison)
-        .collect();
-    let beyond = |pick: fn(&Comparison) -> Option<Sign>| {
-        let own = pick(&client.comparison)?;
-        let mut theirs: Vec<f64> = others
-            .iter()
-            .filter_map(|other| pick(other))
-            .map(|other| other.excess.max(0.0))
+/// One figure's excesses of the bad clients of a cell, sorted; less than nothing is nothing.
+#[derive(Debug)]
+struct Excesses(Vec<f64>);
+
+impl Excesses {
+    fn of(clients: &[Client], pick: fn(&Comparison) -> Option<Sign>) -> Self {
+        let bad = clients.iter().filter(|client| client.is_bad());
+        let mut all: Vec<f64> = bad
+            .filter_map(|client| pick(&client.comparison))
+            .map(|sign| sign.excess.max(0.0))
             .collect();
-        theirs.sort_by(f64::total_cmp);
-        // Half of the others may have troubles of their own: the lower one of the two in the middle.
-        let middle = theirs.get(theirs.len().saturating_sub(1) / 2)?;
-        Some((own.excess - middle) / own.threshold)
-    };
-    (!others.is_empty()).then(|| Beyond {
-        rtt: beyond(|it| it.rtt),
-        loss: beyond(|it| it.loss),
-        ce: beyond(|it| it.ce),
-        rate: beyond(|it| it.rate),
-    })
+        all.sort_by(f64::total_cmp);
+        Self(all)
+    }
+
+    /// How far one of them is beyond the median of the others.
+    fn beyond(&self, own: Option<Sign>) -> Option<f64> {
+        let own = own?;
+        let itself = self.0.partition_point(|other| *other < own.excess.max(0.0));
+        // Half of the others may have troubles of their own: the lower one of two in the middle.
+        let middle = self.0.len().checked_sub(2)? / 2;
+        let others = self.0.iter().enumerate().filter(|(at, _)| *at != itself);
+        let (_, median) = others.skip(middle).next()?;
+        Some((own.excess - median) / own.threshold)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
     use std::sync::Arc;
 
     use super::super::degraded::Signs;
@@ -268,7 +310,8 @@ mod tests {
     fn says(client: &Client, others: &[Client], verdicts: &[Verdict]) -> Said {
         let mut neighbours = vec![client.clone()];
         neighbours.extend_from_slice(others);
-        said(client, &neighbours, &cell(), verdicts)
+        neighbours.sort_by_key(|neighbour| neighbour.address);
+        CellSaid::new(&cell(), &neighbours, verdicts).of(client.address)
     }
 
     /// What is said after windows like this one: which verdict, and whether it is the only cause.
