@@ -248,14 +248,14 @@ impl VideoFlows {
     /// Whether a flow is reported or may yet be: what a client asked for once stays, how a flow
     /// behaves may change, and so may the number of a unit's control group.
     pub fn may_be_reported(&self, flow: &Flow) -> bool {
-        let class = self.class(flow);
-        let by_name = matches!(class.reason, Some(VideoReason::Sni | VideoReason::Http));
-        let by_unit = flow.roles.vantage == Vantage::Sender
-            && self
-                .rules
-                .as_ref()
-                .is_some_and(|rules| !rules.units.is_empty());
-        self.is_reported(&class) || !by_name || by_unit || self.is_open(flow)
+        let state = flow.state();
+        let asked = self.asked(&state.key, state.generation);
+        if asked.is_none_or(|class| class.video != Some(false)) {
+            return true;
+        }
+        let units = self.rules.iter().flat_map(|rules| &rules.units).count();
+        let by_unit = units > 0 && flow.roles.vantage == Vantage::Sender;
+        by_unit || self.is_open(flow) || self.is_reported(&self.class(flow))
     }
 
     /// Notes that the `open` of a flow is written; whether it was not before. Everything is
