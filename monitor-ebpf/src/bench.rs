@@ -6,11 +6,23 @@
 pub struct Case {
     /// Flows, taken in turn.
     pub flows: u32,
-    /// 1: data and ACK alternate; 0: data only.
-    pub alternating: u32,
-    /// Sequence number of every flow's first packet.
+    /// One of [`kinds`].
+    pub kind: u32,
+    /// The server's next sequence number in every flow; at the handshake that of its SYN-ACK.
     pub first_sequence: u32,
     pub reserved: u32,
+}
+
+/// [`Case::kind`]: what each flow's turn is.
+pub mod kinds {
+    /// SYN, SYN-ACK and ACK.
+    pub const HANDSHAKE: u32 = 0;
+    /// An ACK of all that was sent so far.
+    pub const ACK: u32 = 1;
+    /// Data of the server.
+    pub const DATA: u32 = 2;
+    /// The same and its ACK.
+    pub const DATA_AND_ACK: u32 = 3;
 }
 
 /// Payload of a data packet, bytes.

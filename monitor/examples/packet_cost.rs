@@ -13,7 +13,7 @@ use lastmile::{
     capture::live::{Live, Options},
     config::{Config, KernelLog},
 };
-use monitor_ebpf::bench::{Case, DATA_LEN, Frame};
+use monitor_ebpf::bench::{Case, DATA_LEN, Frame, kinds};
 
 /// What one packet costs in the kernel.
 #[derive(Parser)]
@@ -37,13 +37,9 @@ const OTHER_PORT: u16 = 8_443;
 
 const EMPTY: usize = 0;
 const REFERENCE: usize = 2;
+const LASTMILE: &str = "bench_lastmile";
 /// In the order in which each round runs them.
-const PROGRAMS: [&str; 4] = [
-    "bench_empty",
-    "bench_parse",
-    "bench_reference",
-    "bench_lastmile",
-];
+const PROGRAMS: [&str; 4] = ["bench_empty", "bench_parse", "bench_reference", LASTMILE];
 
 /// What kind of packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +109,8 @@ struct Bench {
     live: Live,
     packet: Vec<u8>,
     flows: u32,
-    first_sequence: u32,
+    /// The next sequence number of every flow's server.
+    sequence: u32,
 }
 
 impl Bench {
@@ -135,11 +132,11 @@ impl Bench {
             live,
             packet,
             flows,
-            first_sequence: 1,
+            sequence: 1,
         };
         bench.watch(PORT)?;
-        bench.start(Kind::DataAndAck)?;
-        bench.run("bench_lastmile", flows.saturating_mul(4))?;
+        bench.run(LASTMILE, kinds::HANDSHAKE, flows * 3)?;
+        bench.sequence += 1;
         Ok(bench)
     }
 
@@ -149,19 +146,14 @@ impl Bench {
         self.live.watch(&config, 0)
     }
 
-    /// Every case goes on behind the sequence numbers of the one before.
-    fn start(&mut self, kind: Kind) -> Result<()> {
-        self.first_sequence = self.first_sequence.wrapping_add(1 << 28);
+    /// ns a packet.
+    fn run(&mut self, name: &str, kind: u32, packets: u32) -> Result<f64> {
         self.live.start_bench_case(&Case {
             flows: self.flows,
-            alternating: u32::from(kind != Kind::Data),
-            first_sequence: self.first_sequence,
+            kind,
+            first_sequence: self.sequence,
             reserved: 0,
-        })
-    }
-
-    /// ns a packet.
-    fn run(&mut self, name: &str, packets: u32) -> Result<f64> {
+        })?;
         let result = self
             .live
             .program(name)?
@@ -172,6 +164,22 @@ impl Bench {
             })
             .with_context(|| format!("cannot run {name}"))?;
         Ok(result.duration.as_secs_f64() * 1e9)
+    }
+
+    /// The same of `kind`, as many packets of each flow as make at least `packets`; what our own
+    /// program has seen is acknowledged, and the next run goes on behind it.
+    fn turns(&mut self, name: &str, kind: Kind, packets: u32) -> Result<f64> {
+        let (kind, each) = match kind {
+            Kind::Data => (kinds::DATA, 1),
+            _ => (kinds::DATA_AND_ACK, 2),
+        };
+        let turns = packets.div_ceil(self.flows * each);
+        let net_ns = self.run(name, kind, turns * self.flows * each)?;
+        if name == LASTMILE {
+            self.sequence = self.sequence.wrapping_add(turns.wrapping_mul(DATA_LEN));
+            self.run(LASTMILE, kinds::ACK, self.flows)?;
+        }
+        Ok(net_ns)
     }
 
     fn case(&mut self, kind: Kind, arguments: &Arguments) -> Result<()> {
@@ -188,11 +196,10 @@ impl Bench {
                 self.live.pass_over(&key, generation)?;
             }
         }
-        self.start(kind)?;
         let mut runs: [Vec<f64>; PROGRAMS.len()] = Default::default();
         for _ in 0..arguments.rounds {
             for (name, runs) in PROGRAMS.iter().zip(&mut runs) {
-                runs.push(self.run(name, arguments.packets)?);
+                runs.push(self.turns(name, kind, arguments.packets)?);
             }
         }
         let empty = median(&runs[EMPTY]);

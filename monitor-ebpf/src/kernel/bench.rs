@@ -13,9 +13,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use monitor_ebpf::{
-    bench::{CLIENTS_PER_ADDRESS, Case, DATA_LEN, FIRST_CLIENT_PORT, Frame},
+    bench::{CLIENTS_PER_ADDRESS, Case, DATA_LEN, FIRST_CLIENT_PORT, Frame, kinds},
     observe::{Tables as _, observe, parse},
-    packet::Link,
+    packet::{Link, tcp_flags},
     select::Watch as _,
 };
 
@@ -104,14 +104,15 @@ fn rewrite(ctx: &TcContext) -> Option<()> {
         *count = packet.wrapping_add(1);
         packet
     };
-    let (turn, acknowledges) = if case.alternating == 1 {
-        (packet / 2, packet & 1 == 1)
-    } else {
-        (packet, false)
-    };
     let flows = u64::from(case.flows).max(1);
-    let flow = (turn % flows) as u32;
-    let round = (turn / flows) as u32;
+    // Data of all flows and then their ACKs, so that an RTT is longer than a packet takes; but each
+    // flow's handshake at once, because only so many wait for their second direction.
+    let (flow, round, step) = match case.kind {
+        kinds::HANDSHAKE => (packet / 3 % flows, 0, packet % 3),
+        kinds::DATA_AND_ACK => (packet % flows, packet / flows / 2, packet / flows & 1),
+        _ => (packet % flows, packet / flows, 0),
+    };
+    let (flow, round) = (flow as u32, round as u32);
     let sequence = round
         .wrapping_mul(DATA_LEN)
         .wrapping_add(case.first_sequence);
@@ -125,21 +126,39 @@ fn rewrite(ctx: &TcContext) -> Option<()> {
     let client_port = (FIRST_CLIENT_PORT + (flow % CLIENTS_PER_ADDRESS) as u16).to_be();
     let server = (192 << 24 | 2 << 8 | 1u32).to_be();
     let server_port = 443u16.to_be();
-    if acknowledges {
+    let handshake = case.kind == kinds::HANDSHAKE;
+    // Of a handshake the second packet is the server's, else the first.
+    let from_client = case.kind == kinds::ACK || (step == 1) != handshake;
+    if from_client {
         frame.source = halves(client);
         frame.source_port = client_port;
         frame.destination = halves(server);
         frame.destination_port = server_port;
-        frame.total_len = 52u16.to_be();
-        set(&mut frame.acknowledgment, sequence.wrapping_add(DATA_LEN));
+        let syn = handshake && step == 0;
+        set(&mut frame.sequence, u32::from(!syn));
+        let acknowledged = match case.kind {
+            kinds::HANDSHAKE => u32::from(!syn),
+            kinds::DATA_AND_ACK => DATA_LEN,
+            _ => 0,
+        };
+        set(
+            &mut frame.acknowledgment,
+            sequence.wrapping_add(acknowledged),
+        );
+        frame.offset_flags[1] = if syn { tcp_flags::SYN } else { tcp_flags::ACK };
     } else {
         frame.source = halves(server);
         frame.source_port = server_port;
         frame.destination = halves(client);
         frame.destination_port = client_port;
-        frame.total_len = (52 + DATA_LEN as u16).to_be();
         set(&mut frame.sequence, sequence);
+        set(&mut frame.acknowledgment, 1);
+        let syn = if handshake { tcp_flags::SYN } else { 0 };
+        frame.offset_flags[1] = tcp_flags::ACK | syn;
     }
+    let is_data = !from_client && !handshake;
+    let len = if is_data { DATA_LEN as u16 } else { 0 };
+    frame.total_len = (52 + len).to_be();
     set(&mut frame.tsval, packet as u32);
     Some(())
 }

@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key,
+    },
     programs::{ProgramError, SchedClassifier},
 };
 use aya_obj::EbpfSectionKind;
@@ -331,6 +333,15 @@ impl Live {
             .map_mut("BENCH_CASE")
             .context("the BPF object has no map BENCH_CASE")?;
         Array::<_, PodCase>::try_from(cases)?.set(0, PodCase(*case), 0)?;
+        let packets = self
+            .ebpf
+            .map_mut("BENCH_PACKETS")
+            .context("the BPF object has no map BENCH_PACKETS")?;
+        let none = PerCpuValues::try_from(vec![
+            0u64;
+            aya::util::nr_cpus().map_err(|(_, error)| error)?
+        ])?;
+        PerCpuArray::try_from(packets)?.set(0, none, 0)?;
         Ok(())
     }
 
