@@ -28,6 +28,7 @@ mod loss;
 pub mod observe;
 pub mod options;
 pub mod packet;
+pub mod prediction;
 pub mod quic;
 mod rtt;
 mod sack;

@@ -7,6 +7,7 @@ use crate::{
     flow::{FlowKey, FlowState, SocketFigures, half_flags as is},
     hello::{self, Piece, Place},
     packet::{self, Frame, Link, Parsed, Segment},
+    prediction,
     quic::{self, QuicFlow},
     select::{self, Settings, Watch},
     sequence::high,
@@ -93,11 +94,12 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     let direction = *direction as usize;
     tables.count(Counter::Watched);
 
+    let coarse_ns = packet.coarse_ns();
     let mut found = tables.flow(key);
     if let Some(state) = found {
         // SAFETY: valid until the next call that adds or removes a flow (see `Tables::flow`).
         let state = unsafe { &mut *state };
-        if tracker::begins_anew(state, direction, segment, packet.coarse_ns()) {
+        if tracker::begins_anew(state, direction, segment, coarse_ns) {
             if !state.is_unwanted() {
                 report(tables, state);
             }
@@ -105,7 +107,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
             tables.count(Counter::FlowsReused);
             found = None;
         } else if state.is_unwanted() {
-            tracker::pass_over(state, direction, segment, packet.coarse_ns());
+            tracker::pass_over(state, direction, segment, coarse_ns);
             tables.count(Counter::PassedOver);
             return Ok(());
         }
@@ -120,7 +122,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
     // same state: the halves' ownership keeps that to counts that may be lost.
     let state = unsafe { &mut *forget(state) };
-    update(packet, tables, state, parsed, settings);
+    update(packet, tables, state, parsed, settings, coarse_ns);
     Ok(())
 }
 
@@ -159,6 +161,7 @@ pub fn parse<P: Packet, T: Tables>(
     )
 }
 
+/// The packet's effect on its flow, the cheap way where its header was to be expected.
 #[inline(always)]
 fn update<P: Packet, T: Tables>(
     packet: &P,
@@ -166,9 +169,41 @@ fn update<P: Packet, T: Tables>(
     state: &mut FlowState,
     parsed: &Parsed,
     settings: &Settings,
+    coarse_ns: u64,
 ) {
     let (direction, segment) = (parsed.direction as usize, &parsed.segment);
-    let coarse_ns = packet.coarse_ns();
+    let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);
+    let (own, peer) = state.halves_mut(direction);
+    if prediction::applies(own, peer, segment, packet.hook())
+        && waited_ns < settings.report_interval_ns
+        && (own.has(is::LOCAL_SENDER) || !packet.sent_by_socket())
+    {
+        #[cfg(all(debug_assertions, not(target_arch = "bpf")))]
+        let before = *state;
+        let (own, peer) = state.halves_mut(direction);
+        prediction::take(own, peer, segment, coarse_ns);
+        #[cfg(all(debug_assertions, not(target_arch = "bpf")))]
+        {
+            let mut tracked = before;
+            track(packet, tables, &mut tracked, parsed, settings, coarse_ns);
+            debug_assert_eq!(*state, tracked, "after {segment:?}");
+        }
+        return;
+    }
+    track(packet, tables, state, parsed, settings, coarse_ns);
+}
+
+/// The packet's effect on its flow, and what is to be told of it.
+#[inline(always)]
+fn track<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    state: &mut FlowState,
+    parsed: &Parsed,
+    settings: &Settings,
+    coarse_ns: u64,
+) {
+    let (direction, segment) = (parsed.direction as usize, &parsed.segment);
     let (own, _) = state.halves_mut(direction);
     let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
     let retransmitted_before = own.retransmitted_segments;

@@ -227,6 +227,9 @@ fn acked(half: &Half) -> Option<u32> {
 #[inline(always)]
 fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Time<'_, C>) {
     let ack = segment.acknowledgment;
+    if is_window_known(own, peer, segment) {
+        own.flags |= is::WINDOW_KNOWN;
+    }
     let window = window(own, peer, segment);
     // Before the first ACK everything the peer sent is unacknowledged.
     let (previous, first) = match acked(own) {
@@ -342,11 +345,10 @@ fn sequence_sample<C: Clock>(
 /// The advertised window in bytes; 0 where the scale is not known (RFC 7323, 2.2: scaled only if
 /// both SYNs carried the option, and never in a SYN).
 #[inline(always)]
-fn window(own: &mut Half, peer: &Half, segment: &Segment) -> u32 {
-    if !own.has(is::SYN) || !peer.has(is::SYN) || segment.has(tcp_flags::SYN) {
+pub(crate) fn window(own: &Half, peer: &Half, segment: &Segment) -> u32 {
+    if !is_window_known(own, peer, segment) {
         return 0;
     }
-    own.flags |= is::WINDOW_KNOWN;
     let scaled = own.has(is::WINDOW_SCALE) && peer.has(is::WINDOW_SCALE);
     let shift = if scaled {
         own.flags >> is::WINDOW_SCALE_SHIFT & 0xf
@@ -354,6 +356,11 @@ fn window(own: &mut Half, peer: &Half, segment: &Segment) -> u32 {
         0
     };
     u32::from(segment.window) << shift
+}
+
+#[inline(always)]
+fn is_window_known(own: &Half, peer: &Half, segment: &Segment) -> bool {
+    own.has(is::SYN) && peer.has(is::SYN) && !segment.has(tcp_flags::SYN)
 }
 
 /// RTT by timestamps, for a direction that only acknowledges: from the first packet with a new
@@ -387,12 +394,9 @@ fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &m
         }
         own.tsecr = segment.tsecr;
     }
-    let new_value = !known || distance(own.tsval, segment.tsval) > 0;
-    if !new_value {
+    if !new_value(own, segment, known, time.coarse_ns) {
         return;
     }
-    own.tsval = segment.tsval;
-    measure_clock(own, known, stamp_time(time.coarse_ns));
     let pure_ack = segment.payload_len == 0
         && !segment.has(tcp_flags::SYN)
         && !segment.has(tcp_flags::FIN)
@@ -409,6 +413,17 @@ fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &m
     if known && pure_ack && answer_expected && !outstanding {
         own.stamp = pack(segment.tsval, time.departure_us());
     }
+}
+
+/// Takes a timestamp into account, where it is a new one.
+#[inline(always)]
+pub(crate) fn new_value(own: &mut Half, segment: &Segment, known: bool, coarse_ns: u64) -> bool {
+    let new_value = !known || distance(own.tsval, segment.tsval) > 0;
+    if new_value {
+        own.tsval = segment.tsval;
+        measure_clock(own, known, stamp_time(coarse_ns));
+    }
+    new_value
 }
 
 /// The time a timestamp is measured by: units of 2^20 ns, which turn in 52 days.
@@ -460,7 +475,7 @@ pub(crate) fn synchronize(own: &mut Half, segment: &Segment, departure_us: u32, 
 }
 
 #[inline(always)]
-fn count_payload(own: &mut Half, segment: &Segment) {
+pub(crate) fn count_payload(own: &mut Half, segment: &Segment) {
     if segment.payload_len > 0 {
         own.frames = own.frames.wrapping_add(1);
         own.segments = own.segments.wrapping_add(segment.segments);
@@ -568,11 +583,17 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
         };
         own.sample = pack(first_end, departure_us);
     }
-    if let (Some(ack), true) = (peer_ack, peer.has(is::WINDOW_KNOWN)) {
-        let in_flight = end.wrapping_sub(ack);
-        if in_flight.wrapping_add(own.mss) > low(peer.acked) {
-            own.rwnd_limited_segments = own.rwnd_limited_segments.wrapping_add(segment.segments);
-        }
+    if let Some(ack) = peer_ack {
+        fills_window(own, peer, segment, end, ack);
+    }
+}
+
+/// Counts a packet up to `end` that fills the window of the other side, which acknowledged `ack`.
+#[inline(always)]
+pub(crate) fn fills_window(own: &mut Half, peer: &Half, segment: &Segment, end: u32, ack: u32) {
+    let in_flight = end.wrapping_sub(ack);
+    if peer.has(is::WINDOW_KNOWN) && in_flight.wrapping_add(own.mss) > low(peer.acked) {
+        own.rwnd_limited_segments = own.rwnd_limited_segments.wrapping_add(segment.segments);
     }
 }
 
