@@ -8,6 +8,8 @@
 //! All counters are cumulative and wrap; a reader takes differences between two copies that have
 //! the same [`FlowState::generation`].
 
+use core::mem::offset_of;
+
 use crate::chunk::Chunk;
 
 /// RTT bins a direction: 16 octaves from 64 µs to 4.2 s, four bins an octave.
@@ -207,8 +209,11 @@ pub struct EpochRtt {
     pub rtt_max_us: u32,
 }
 
-/// What the packets of one direction say: about their own data in the first part, about the
-/// other direction's data (which they acknowledge) in the second.
+/// What the packets of one direction say: about their own data, and about the other direction's,
+/// which they acknowledge.
+///
+/// What changes together lies together: the next packet of a response that is under way
+/// ([`crate::prediction`]) touches the first 128 bytes, an ACK with an RTT sample the first 320.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Half {
@@ -230,29 +235,69 @@ pub struct Half {
     /// 0: none. Not when it was of a FIN alone.
     pub drained: u64,
 
-    // About this direction's own packets.
     /// Coarse monotonic time of the last packet, ns.
     pub last_seen_ns: u64,
+
+    // What nearly every packet with data changes or is compared with.
     /// TCP payload bytes on the wire, retransmissions included.
     pub bytes: u64,
-    /// Of these, bytes seen before.
-    pub retransmitted_bytes: u64,
+    /// The hook that owns this half: ifindex << 1 | 1 for egress; 0: nobody yet.
+    pub owner: u32,
+    /// `half_flags`.
+    pub flags: u32,
+    /// Packets with payload, as the hook saw them (before segmentation, after GRO).
+    pub frames: u32,
+    /// Wire segments with payload.
+    pub segments: u32,
+    /// Highest timestamp value sent (RFC 7323).
+    pub tsval: u32,
+    /// Highest echo sent (RFC 7323).
+    pub tsecr: u32,
+    /// Largest payload of one wire segment, bytes.
+    pub mss: u32,
+    /// A timestamp value we sent, and when, in units of 2^20 ns: what our timestamp clock is
+    /// measured from.
+    pub stamp_first: u32,
+    pub stamp_first_at: u32,
+    /// How long our timestamp clock stands still, as measured (see [`Self::stamp_granularity_us`]).
+    pub stamp_clock: u32,
+    /// Initial sequence number, when the SYN was seen.
+    pub isn: u32,
+    /// Segments sent when they filled the peer's receive window.
+    pub rwnd_limited_segments: u32,
+    /// Segments that carried Congestion Experienced (RFC 3168).
+    pub ce_marked_segments: u32,
+    /// Sightings of this direction's packets at hooks that do not own it.
+    pub seen_elsewhere: u32,
+
+    // What ACKs change: about the other direction's data.
     /// Bytes of the other direction that this one acknowledged.
     pub acked_bytes: u64,
     /// Time the other direction had data outstanding, completed busy periods only, µs.
     pub busy_us: u64,
     /// Sum of the RTT samples of the other direction's data, µs.
     pub rtt_sum_us: u64,
-    /// The hook that owns this half: ifindex << 1 | 1 for egress; 0: nobody yet.
-    pub owner: u32,
-    /// `half_flags`.
-    pub flags: u32,
-    /// Initial sequence number, when the SYN was seen.
-    pub isn: u32,
-    /// Packets with payload, as the hook saw them (before segmentation, after GRO).
-    pub frames: u32,
-    /// Wire segments with payload.
-    pub segments: u32,
+    /// Completed busy periods.
+    pub bursts: u32,
+    /// RTT samples, of both sources; `rtt_timestamp_samples` of them by timestamps.
+    pub rtt_samples: u32,
+    pub rtt_timestamp_samples: u32,
+    /// Smoothed RTT of the other direction's data, µs (RFC 6298, 2.3, alpha 1/8), and how much it
+    /// varies (beta 1/4).
+    pub rtt_smoothed_us: u32,
+    pub rtt_variation_us: u32,
+    pub rtt_current: EpochRtt,
+    /// SYN (or SYN-ACK) of the other direction to our answer, µs; 0: unknown. Never from a
+    /// retransmitted SYN.
+    pub handshake_rtt_us: u32,
+    /// RTT samples that were left out because the ACK was delayed (RFC 5681, 4.2).
+    pub delayed_acks: u16,
+    /// Our SYNs or SYN-ACKs sent again.
+    pub syns_retransmitted: u16,
+    pub slow_start: SlowStart,
+    pub rtt_previous: EpochRtt,
+
+    // About our own packets.
     /// Wire segments that carried data or a FIN a second time.
     pub retransmitted_segments: u32,
     /// Of these, data that had already been acknowledged.
@@ -263,72 +308,38 @@ pub struct Half {
     pub lost_upstream_segments: u32,
     /// Filled a hole less than half an RTT after it opened: reordered before us.
     pub reordered_segments: u32,
-    /// Segments that carried Congestion Experienced (RFC 3168).
-    pub ce_marked_segments: u32,
-    /// Segments sent when they filled the peer's receive window.
-    pub rwnd_limited_segments: u32,
+    /// The chunk that our data is in.
+    pub chunk: Chunk,
+    /// When our window opened again after it was closed, coarse, in ticks.
+    pub reopened: u32,
+    /// One past the highest sequence number of a hole that was forgotten.
+    pub gaps_forgotten: u32,
+    /// Of [`Self::bytes`], those seen before.
+    pub retransmitted_bytes: u64,
     /// Keep-alives and zero-window probes: not retransmissions.
     pub probes: u32,
-    /// Sightings of this direction's packets at hooks that do not own it.
-    pub seen_elsewhere: u32,
     /// Segments of ours that our own queue refused before they left: the socket takes them back
     /// and sends them as new data, and they are in no other count.
     pub refused_segments: u32,
     /// Holes forgotten because more than [`GAPS`] were open.
     pub gaps_overflowed: u32,
-    /// Highest timestamp value sent, and highest echo sent (RFC 7323).
-    pub tsval: u32,
-    pub tsecr: u32,
-    /// Largest payload of one wire segment, bytes.
-    pub mss: u32,
-    /// A timestamp value we sent, and when, in units of 2^20 ns: what our timestamp clock is
-    /// measured from.
-    pub stamp_first: u32,
-    pub stamp_first_at: u32,
-    /// How long our timestamp clock stands still, as measured (see [`Self::stamp_granularity_us`]).
-    pub stamp_clock: u32,
     /// Tail-loss probes (RFC 8985, 7) and retransmissions by timeout (RFC 6298), as far as they
     /// can be told apart; both are in `retransmitted_segments`.
     pub tail_loss_probes: u16,
     pub retransmission_timeouts: u16,
-    /// SYNs or SYN-ACKs sent again.
-    pub syns_retransmitted: u16,
-
-    // About the other direction's data, as those below.
-    /// RTT samples that were left out because the ACK was delayed (RFC 5681, 4.2).
-    pub delayed_acks: u16,
 
     // About the other direction's data.
-    /// Completed busy periods.
-    pub bursts: u32,
     /// Duplicate ACKs (RFC 5681).
     pub duplicate_acks: u32,
     /// Segments reported as received twice (RFC 2883).
     pub dsacks: u32,
-    /// SYN (or SYN-ACK) of the other direction to our answer, µs; 0: unknown. Never from a
-    /// retransmitted SYN.
-    pub handshake_rtt_us: u32,
-    /// RTT samples, of both sources; `rtt_timestamp_samples` of them by timestamps.
-    pub rtt_samples: u32,
-    pub rtt_timestamp_samples: u32,
-    /// Smoothed RTT of the other direction's data, µs (RFC 6298, 2.3, alpha 1/8), and how much it
-    /// varies (beta 1/4).
-    pub rtt_smoothed_us: u32,
-    pub rtt_variation_us: u32,
-    pub rtt_current: EpochRtt,
-    pub rtt_previous: EpochRtt,
-    pub slow_start: SlowStart,
+
+    // What few packets touch.
     pub gaps: [Gap; GAPS],
-    pub rtt_bins: [u16; RTT_BINS],
-    /// One past the highest sequence number of a hole that was forgotten.
-    pub gaps_forgotten: u32,
-    /// When our window opened again after it was closed, coarse, in ticks.
-    pub reopened: u32,
     /// What of the other direction's data has arrived before older data did, as our SACK blocks
     /// said: start << 32 | end; equal: free. Each is read by the other direction as one word.
     pub sacked: [u64; SACKED],
-    /// The chunk that our data is in.
-    pub chunk: Chunk,
+    pub rtt_bins: [u16; RTT_BINS],
 }
 
 /// Bits of [`Half::flags`].
@@ -357,6 +368,8 @@ pub mod half_flags {
     pub const SACK_PERMITTED: u32 = 1 << 12;
     /// Something is in [`Half::sacked`](super::Half::sacked).
     pub const SACKS: u32 = 1 << 13;
+    /// Both SYNs offered a window scale, so it is in use (RFC 7323, 2.2).
+    pub const WINDOW_SCALED: u32 = 1 << 14;
     /// No more pieces of what this client said first are handed on (see `hello`); bits 28 to 30
     /// count them.
     pub const HELLO_DONE: u32 = 1 << 31;
@@ -555,6 +568,7 @@ impl Half {
 // The layout is what the kernel's map, the ring buffer and the daemon share.
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<SocketFigures>() == 56);
+const _: () = assert!(offset_of!(Half, acked_bytes) == 128 && offset_of!(Half, gaps) == 352);
 const _: () = assert!(size_of::<Half>() == 640 && align_of::<Half>() == 64);
 const _: () = assert!(size_of::<FlowState>() == 1408 && align_of::<FlowState>() == 64);
 

@@ -25,7 +25,6 @@ const UNUSUAL: u32 = is::FIN | is::RST | is::SACKS;
 pub fn applies(own: &Half, peer: &Half, segment: &Segment, hook: u32) -> bool {
     const CONTROL: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST | tcp_flags::ACK;
     let next = high(own.burst);
-    let acked = high(peer.acked);
     let stamped = segment.options & options::TIMESTAMPS != 0;
     // Without short cuts: each would be a branch to the verifier.
     let plain = (own.owner == hook)
@@ -39,9 +38,10 @@ pub fn applies(own: &Half, peer: &Half, segment: &Segment, hook: u32) -> bool {
     if !plain {
         return false;
     }
-    let nothing_new =
-        pack(segment.acknowledgment, tracker::window(own, peer, segment)) == own.acked;
-    let under_way = peer.has(is::ACK_KNOWN)
+    let nothing_new = pack(segment.acknowledgment, tracker::window(own, segment)) == own.acked;
+    let (acked, peers_window) = (high(peer.acked), low(peer.acked));
+    // Of the other half one cache line is read: a window means that its flags are known.
+    let under_way = (peers_window != 0)
         & (distance(acked, next) > 0)
         & (own.sample != 0)
         & (distance(acked, high(own.sample)) > 0);
@@ -64,5 +64,5 @@ pub fn take(own: &mut Half, peer: &Half, segment: &Segment, coarse_ns: u64) {
     let end = segment.sequence.wrapping_add(segment.payload_len);
     own.latest = pack(end, ticks(coarse_ns));
     own.burst = pack(end, low(own.burst));
-    tracker::fills_window(own, peer, segment, end, high(peer.acked));
+    tracker::fill_window(own, peer.acked, segment, end);
 }

@@ -227,10 +227,8 @@ fn acked(half: &Half) -> Option<u32> {
 #[inline(always)]
 fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Time<'_, C>) {
     let ack = segment.acknowledgment;
-    if is_window_known(own, peer, segment) {
-        own.flags |= is::WINDOW_KNOWN;
-    }
-    let window = window(own, peer, segment);
+    learn_window(own, peer, segment);
+    let window = window(own, segment);
     // Before the first ACK everything the peer sent is unacknowledged.
     let (previous, first) = match acked(own) {
         Some(previous) => (previous, false),
@@ -342,25 +340,30 @@ fn sequence_sample<C: Clock>(
     }
 }
 
-/// The advertised window in bytes; 0 where the scale is not known (RFC 7323, 2.2: scaled only if
-/// both SYNs carried the option, and never in a SYN).
+/// Windows are in bytes once both SYNs were seen: scaled only if both carried the option, and never
+/// in a SYN (RFC 7323, 2.2).
 #[inline(always)]
-pub(crate) fn window(own: &Half, peer: &Half, segment: &Segment) -> u32 {
-    if !is_window_known(own, peer, segment) {
+fn learn_window(own: &mut Half, peer: &Half, segment: &Segment) {
+    if own.has(is::SYN) && peer.has(is::SYN) && !segment.has(tcp_flags::SYN) {
+        own.flags |= is::WINDOW_KNOWN;
+        if own.has(is::WINDOW_SCALE) && peer.has(is::WINDOW_SCALE) {
+            own.flags |= is::WINDOW_SCALED;
+        }
+    }
+}
+
+/// The advertised window in bytes; 0 where the scale is not known.
+#[inline(always)]
+pub(crate) fn window(own: &Half, segment: &Segment) -> u32 {
+    if !own.has(is::WINDOW_KNOWN) || segment.has(tcp_flags::SYN) {
         return 0;
     }
-    let scaled = own.has(is::WINDOW_SCALE) && peer.has(is::WINDOW_SCALE);
-    let shift = if scaled {
+    let shift = if own.has(is::WINDOW_SCALED) {
         own.flags >> is::WINDOW_SCALE_SHIFT & 0xf
     } else {
         0
     };
     u32::from(segment.window) << shift
-}
-
-#[inline(always)]
-fn is_window_known(own: &Half, peer: &Half, segment: &Segment) -> bool {
-    own.has(is::SYN) && peer.has(is::SYN) && !segment.has(tcp_flags::SYN)
 }
 
 /// RTT by timestamps, for a direction that only acknowledges: from the first packet with a new
@@ -583,16 +586,16 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
         };
         own.sample = pack(first_end, departure_us);
     }
-    if let Some(ack) = peer_ack {
-        fills_window(own, peer, segment, end, ack);
+    if let (Some(_), true) = (peer_ack, peer.has(is::WINDOW_KNOWN)) {
+        fill_window(own, peer.acked, segment, end);
     }
 }
 
-/// Counts a packet up to `end` that fills the window of the other side, which acknowledged `ack`.
+/// Counts a packet up to `end` where it fills the window that came with the other side's last ACK.
 #[inline(always)]
-pub(crate) fn fills_window(own: &mut Half, peer: &Half, segment: &Segment, end: u32, ack: u32) {
-    let in_flight = end.wrapping_sub(ack);
-    if peer.has(is::WINDOW_KNOWN) && in_flight.wrapping_add(own.mss) > low(peer.acked) {
+pub(crate) fn fill_window(own: &mut Half, acked: u64, segment: &Segment, end: u32) {
+    let in_flight = end.wrapping_sub(high(acked));
+    if in_flight.wrapping_add(own.mss) > low(acked) {
         own.rwnd_limited_segments = own.rwnd_limited_segments.wrapping_add(segment.segments);
     }
 }

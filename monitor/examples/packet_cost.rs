@@ -37,6 +37,9 @@ const OTHER_PORT: u16 = 8_443;
 
 const EMPTY: usize = 0;
 const REFERENCE: usize = 2;
+/// Bytes: data goes on while data is outstanding, and sequence numbers do not turn meanwhile.
+const OUTSTANDING_MAX: u32 = 1 << 29;
+
 const LASTMILE: &str = "bench_lastmile";
 /// In the order in which each round runs them.
 const PROGRAMS: [&str; 4] = ["bench_empty", "bench_parse", "bench_reference", LASTMILE];
@@ -111,6 +114,8 @@ struct Bench {
     flows: u32,
     /// The next sequence number of every flow's server.
     sequence: u32,
+    /// How much of that is not acknowledged.
+    outstanding: u32,
 }
 
 impl Bench {
@@ -133,6 +138,7 @@ impl Bench {
             packet,
             flows,
             sequence: 1,
+            outstanding: 0,
         };
         bench.watch(PORT)?;
         bench.run(LASTMILE, kinds::HANDSHAKE, flows * 3)?;
@@ -166,8 +172,8 @@ impl Bench {
         Ok(result.duration.as_secs_f64() * 1e9)
     }
 
-    /// The same of `kind`, as many packets of each flow as make at least `packets`; what our own
-    /// program has seen is acknowledged, and the next run goes on behind it.
+    /// The same of `kind`, as many packets of each flow as make at least `packets`; the next run
+    /// goes on behind what our own program has seen.
     fn turns(&mut self, name: &str, kind: Kind, packets: u32) -> Result<f64> {
         let (kind, each) = match kind {
             Kind::Data => (kinds::DATA, 1),
@@ -176,10 +182,21 @@ impl Bench {
         let turns = packets.div_ceil(self.flows * each);
         let net_ns = self.run(name, kind, turns * self.flows * each)?;
         if name == LASTMILE {
-            self.sequence = self.sequence.wrapping_add(turns.wrapping_mul(DATA_LEN));
-            self.run(LASTMILE, kinds::ACK, self.flows)?;
+            let sent = turns.wrapping_mul(DATA_LEN);
+            self.sequence = self.sequence.wrapping_add(sent);
+            self.outstanding = self.outstanding.saturating_add(sent);
+            if self.outstanding > OUTSTANDING_MAX {
+                self.acknowledge()?;
+            }
         }
         Ok(net_ns)
+    }
+
+    /// An ACK of everything, in every flow.
+    fn acknowledge(&mut self) -> Result<()> {
+        self.run(LASTMILE, kinds::ACK, self.flows)?;
+        self.outstanding = 0;
+        Ok(())
     }
 
     fn case(&mut self, kind: Kind, arguments: &Arguments) -> Result<()> {
@@ -196,6 +213,8 @@ impl Bench {
                 self.live.pass_over(&key, generation)?;
             }
         }
+        self.acknowledge()?;
+        self.turns(LASTMILE, kind, self.flows)?;
         let mut runs: [Vec<f64>; PROGRAMS.len()] = Default::default();
         for _ in 0..arguments.rounds {
             for (name, runs) in PROGRAMS.iter().zip(&mut runs) {

@@ -15,6 +15,7 @@ mod limits;
 mod loss;
 mod options;
 mod packet;
+mod prediction;
 mod properties;
 mod quic;
 mod rtt;
