@@ -3,7 +3,7 @@
 //! Most packets of a video are of one kind: data in order, while older data is outstanding, whose
 //! ACK says nothing new. What they change is known before they are looked at (Jacobson's header
 //! prediction, "Congestion Avoidance and Control", SIGCOMM 1988, made for receivers), and is what
-//! [`tracker::track`](crate::tracker::track) would change, to the byte: `observe` asserts that
+//! [`tracker::track`] would change, to the byte: `observe` asserts that
 //! wherever assertions are compiled in.
 
 use crate::{

@@ -234,8 +234,8 @@ impl Excesses {
         let itself = self.0.partition_point(|other| *other < own.excess.max(0.0));
         // Half of the others may have troubles of their own: the lower one of two in the middle.
         let middle = self.0.len().checked_sub(2)? / 2;
-        let others = self.0.iter().enumerate().filter(|(at, _)| *at != itself);
-        let (_, median) = others.skip(middle).next()?;
+        let mut others = self.0.iter().enumerate().filter(|(at, _)| *at != itself);
+        let (_, median) = others.nth(middle)?;
         Some((own.excess - median) / own.threshold)
     }
 }
