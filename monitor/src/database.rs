@@ -31,41 +31,64 @@ impl Database {
     /// When it cannot be read or written, or is another program's or version's; they name the key
     /// and the file.
     pub fn open(&self, file: &Path, flags: OpenFlags) -> Result<Connection> {
-        let key = self.key;
-        let named = || format!("{key}: {}", file.display());
-        let connection = Connection::open_with_flags(file, flags)
-            .and_then(|connection| self.make_tables(&connection).map(|()| connection))
-            .with_context(named)?;
-        let number = |name: &str| -> Result<i32> {
-            connection
-                .pragma_query_value(None, name, |row| row.get(0))
-                .with_context(named)
-        };
-        if number("application_id")? != self.application_id {
-            bail!(
-                "{key}: {} is another program's file; name one that lastmile may write",
-                file.display()
-            );
-        }
-        let found = number("user_version")?;
-        if found != self.layout {
-            bail!(
-                "{key}: {} was written by another version (layout {found}, this one has {}); {}",
-                file.display(),
-                self.layout,
-                self.otherwise
-            );
-        }
+        let connection = self.connect(file, flags)?;
+        self.make_tables(&connection)
+            .with_context(|| self.named(file))?;
+        self.check(&connection, file)?;
         let journal = || {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")
         };
-        journal().with_context(named)?;
+        journal().with_context(|| self.named(file))?;
         Ok(connection)
     }
 
+    /// Opens a file that is there, and writes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_read(&self, file: &Path) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = self.connect(file, flags)?;
+        self.check(&connection, file)?;
+        Ok(connection)
+    }
+
+    fn connect(&self, file: &Path, flags: OpenFlags) -> Result<Connection> {
+        let connect = || {
+            let connection = Connection::open_with_flags(file, flags)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            Ok::<_, rusqlite::Error>(connection)
+        };
+        connect().with_context(|| self.named(file))
+    }
+
+    fn named(&self, file: &Path) -> String {
+        format!("{}: {}", self.key, file.display())
+    }
+
+    fn check(&self, connection: &Connection, file: &Path) -> Result<()> {
+        let named = self.named(file);
+        let number = |name: &str| -> Result<i32> {
+            connection
+                .pragma_query_value(None, name, |row| row.get(0))
+                .with_context(|| named.clone())
+        };
+        if number("application_id")? != self.application_id {
+            bail!("{named} is another program's file; name one that lastmile may write");
+        }
+        let found = number("user_version")?;
+        if found != self.layout {
+            bail!(
+                "{named} was written by another version (layout {found}, this one has {}); {}",
+                self.layout,
+                self.otherwise
+            );
+        }
+        Ok(())
+    }
+
     fn make_tables(&self, connection: &Connection) -> rusqlite::Result<()> {
-        connection.busy_timeout(BUSY_TIMEOUT)?;
         let tables: u32 =
             connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if tables > 0 {

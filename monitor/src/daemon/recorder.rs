@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context as _, Result};
 
 use crate::path::followed::Entry;
-use crate::path::history::{FeedState, HistoryError, Store};
+use crate::path::history::{FeedState, Store};
 
 /// Batches that wait for the disk: one a second, so about four minutes.
 const MAX_BATCHES: usize = 256;
@@ -228,14 +228,16 @@ impl Writer {
                     self.shared.failures.fetch_add(1, Ordering::Relaxed);
                     self.shared.broken.store(true, Ordering::Relaxed);
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::error!("{error}: there is a gap in the history, until this works");
+                        tracing::error!(
+                            "{error:#}: there is a gap in the history, until this works"
+                        );
                     }
                 }
             }
         }
     }
 
-    fn write(&mut self, message: &Message) -> Result<(), HistoryError> {
+    fn write(&mut self, message: &Message) -> Result<()> {
         let (entries, now_us) = match message {
             Message::Begin { entries, now_us } => {
                 self.store.begin(&self.host, *now_us)?;

@@ -20,18 +20,23 @@ mod write;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::Source;
+use crate::database::Database;
 use crate::export::record::WayRecord;
 
-/// "lasm" in ASCII: SQLite's mark for whose file it is.
-const APPLICATION_ID: i32 = 0x6c61_736d;
-/// The layout below.
-const LAYOUT: i32 = 1;
-/// Another process that reads never holds a lock for long; one that writes is a mistake.
-const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
+/// "lasm".
+const FILE: Database = Database {
+    key: "path.history.file",
+    application_id: 0x6c61_736d,
+    layout: 1,
+    tables: TABLES,
+    otherwise: "name another file",
+};
+
 const TABLES: &str = "
 CREATE TABLE run (
     id INTEGER PRIMARY KEY,
@@ -67,18 +72,6 @@ CREATE TABLE feed (
     time_us INTEGER NOT NULL
 ) STRICT;
 ";
-
-/// The file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum HistoryError {
-    #[error("{file}: {message}")]
-    Wrong { file: PathBuf, message: String },
-    #[error("{file}: {source}")]
-    Sql {
-        file: PathBuf,
-        source: rusqlite::Error,
-    },
-}
 
 /// What the history knows about one address at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,109 +132,62 @@ pub struct Store {
 
 impl Store {
     /// Opens the file for writing; makes it where there is none.
-    pub fn open(file: &Path) -> Result<Self, HistoryError> {
-        let connection = Connection::open(file).map_err(sql(file))?;
-        let store = Self {
-            file: file.to_owned(),
-            connection,
-            run: None,
-            ways: HashMap::new(),
+    ///
+    /// # Errors
+    /// When it cannot be read or written, or is another program's; they name it.
+    pub fn open(file: &Path) -> Result<Self> {
+        let connection = FILE.open(file, OpenFlags::default())?;
+        let set = || {
+            // References are written right by construction; checking them would search `change` for
+            // every way that is forgotten.
+            connection.pragma_update(None, "foreign_keys", false)?;
+            // A file that grew with one bad day does not keep a WAL of that size.
+            connection.pragma_update(None, "journal_size_limit", 16 << 20)
         };
-        store.make_tables().map_err(sql(file))?;
-        store.check_layout()?;
-        store.set_journal().map_err(sql(file))?;
-        Ok(store)
+        set().with_context(|| file.display().to_string())?;
+        Ok(Self::new(file, connection))
     }
 
     /// Opens the file for reading, also while the daemon writes.
-    pub fn open_to_read(file: &Path) -> Result<Self, HistoryError> {
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when there is none.
+    pub fn open_to_read(file: &Path) -> Result<Self> {
         if !file.is_file() {
-            return Err(HistoryError::Wrong {
-                file: file.to_owned(),
-                message: "no such file: the daemon writes it when path.history.file names it"
-                    .to_owned(),
-            });
+            bail!(
+                "{}: no such file: the daemon writes it when path.history.file names it",
+                file.display()
+            );
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(file, flags).map_err(sql(file))?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(sql(file))?;
-        let store = Self {
+        Ok(Self::new(file, FILE.open_to_read(file)?))
+    }
+
+    fn new(file: &Path, connection: Connection) -> Self {
+        Self {
             file: file.to_owned(),
             connection,
             run: None,
             ways: HashMap::new(),
-        };
-        store.check_layout()?;
-        Ok(store)
-    }
-
-    /// A new file gets its tables.
-    fn make_tables(&self) -> rusqlite::Result<()> {
-        let db = &self.connection;
-        db.busy_timeout(BUSY_TIMEOUT)?;
-        let tables: u32 =
-            db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        if tables == 0 {
-            db.execute_batch(&format!(
-                "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
-            ))?;
-        }
-        Ok(())
-    }
-
-    /// WAL: readers and the writer do not wait for each other, and a commit costs no fsync; what a
-    /// power cut takes away is the end of a run.
-    fn set_journal(&self) -> rusqlite::Result<()> {
-        let db = &self.connection;
-        db.pragma_update(None, "journal_mode", "WAL")?;
-        db.pragma_update(None, "synchronous", "NORMAL")?;
-        // References are written right by construction; checking them would search `change` for
-        // every way that is forgotten.
-        db.pragma_update(None, "foreign_keys", false)?;
-        // A file that grew with one bad day does not keep a WAL of that size.
-        db.pragma_update(None, "journal_size_limit", 16 << 20)
-    }
-
-    fn check_layout(&self) -> Result<(), HistoryError> {
-        let number = |name| {
-            self.connection
-                .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
-                .map_err(sql(&self.file))
-        };
-        let wrong = |message: String| {
-            Err(HistoryError::Wrong {
-                file: self.file.clone(),
-                message,
-            })
-        };
-        if number("application_id")? != APPLICATION_ID {
-            return wrong("is an SQLite file of something else: name another".to_owned());
-        }
-        match number("user_version")? {
-            LAYOUT => Ok(()),
-            other => wrong(format!(
-                "has layout {other}, this lastmile knows {LAYOUT}: name another file"
-            )),
         }
     }
 
     /// Begins a run: what follows is complete until the next one begins.
-    pub fn begin(&mut self, host: &str, now_us: u64) -> Result<(), HistoryError> {
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn begin(&mut self, host: &str, now_us: u64) -> Result<()> {
         self.connection
             .execute(
                 "INSERT INTO run (host, start_us, last_us) VALUES (?1, ?2, ?2)",
                 params![host, stored(now_us)],
             )
-            .map_err(sql(&self.file))?;
+            .with_context(|| self.named())?;
         self.run = Some(self.connection.last_insert_rowid());
         Ok(())
     }
-}
 
-fn sql(file: &Path) -> impl Fn(rusqlite::Error) -> HistoryError + '_ {
-    move |source| HistoryError::Sql {
-        file: file.to_owned(),
-        source,
+    fn named(&self) -> String {
+        self.file.display().to_string()
     }
 }
 

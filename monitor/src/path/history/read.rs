@@ -2,16 +2,17 @@
 
 use std::net::IpAddr;
 
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::super::Source;
-use super::{Answer, FeedState, HistoryError, Known, Store, loaded, sql, stored};
+use super::{Answer, FeedState, Known, Store, loaded, stored};
 use crate::export::record::WayRecord;
 
 impl Store {
     /// How the sources were at the daemon's last look, and when that was, µs since 1970.
-    pub fn feeds(&self) -> Result<Vec<(FeedState, u64)>, HistoryError> {
+    pub fn feeds(&self) -> Result<Vec<(FeedState, u64)>> {
         let read = || {
             let mut statement = self.connection.prepare_cached(
                 "SELECT source, name, prefixes, peers, stale, detail, time_us FROM feed",
@@ -35,22 +36,22 @@ impl Store {
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
-        read().map_err(sql(&self.file))
+        read().with_context(|| self.named())
     }
 
     /// What is known about `address` at `time_us`.
-    pub fn at(&self, address: IpAddr, time_us: u64) -> Result<Answer, HistoryError> {
-        self.find(address, time_us).map_err(sql(&self.file))
+    pub fn at(&self, address: IpAddr, time_us: u64) -> Result<Answer> {
+        self.find(address, time_us).with_context(|| self.named())
     }
 
     /// The end of what was recorded last; `None`: nothing ever was.
-    pub fn recorded_until(&self) -> Result<Option<u64>, HistoryError> {
+    pub fn recorded_until(&self) -> Result<Option<u64>> {
         self.connection
             .query_row("SELECT max(last_us) FROM run", [], |row| {
                 row.get::<_, Option<i64>>(0)
             })
             .map(|last| last.map(loaded))
-            .map_err(sql(&self.file))
+            .with_context(|| self.named())
     }
 
     fn find(&self, address: IpAddr, time_us: u64) -> rusqlite::Result<Answer> {

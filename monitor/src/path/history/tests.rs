@@ -245,16 +245,13 @@ fn a_file_of_something_else_is_refused_and_left_alone() {
     foreign.execute_batch("CREATE TABLE t (x)").expect("made");
     drop(foreign);
     let said = Store::open(&file.0).expect_err("refused").to_string();
-    assert!(
-        said.ends_with("is an SQLite file of something else: name another"),
-        "{said}"
-    );
+    assert!(said.contains("is another program's file; name"), "{said}");
     std::fs::write(
         &file.0,
         "this is no database, but it is long enough to be one".repeat(99),
     )
     .expect("written");
-    let said = Store::open(&file.0).expect_err("refused").to_string();
+    let said = format!("{:#}", Store::open(&file.0).expect_err("refused"));
     assert!(said.contains("file is not a database"), "{said}");
     let said = Store::open_to_read(Path::new("/nonexistent/h")).expect_err("none");
     assert!(said.to_string().starts_with("/nonexistent/h: no such file"));

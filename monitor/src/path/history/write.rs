@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use anyhow::{Context as _, Result};
 use rusqlite::{Transaction, params};
 
 use super::super::Route;
 use super::super::followed::{Entry, News};
-use super::{FeedState, HistoryError, Store, sql, stored};
+use super::{FeedState, Store, stored};
 use crate::export::record::WayRecord;
 
 /// Ways whose row is remembered, so that most changes need no look-up.
@@ -16,11 +17,11 @@ const FORGET_AT_ONCE: u32 = 20_000;
 
 impl Store {
     /// Writes entries in one transaction, and that all is known up to `now_us`.
-    pub fn record(&mut self, entries: &[Entry], now_us: u64) -> Result<(), HistoryError> {
+    pub fn record(&mut self, entries: &[Entry], now_us: u64) -> Result<()> {
         let Some(run) = self.run else {
             return Ok(());
         };
-        let (file, ways) = (&self.file, &mut self.ways);
+        let ways = &mut self.ways;
         let written = (|| {
             let transaction = self.connection.transaction()?;
             for entry in entries {
@@ -35,11 +36,11 @@ impl Store {
             // Rows that the rollback took away must not be referred to.
             ways.clear();
         }
-        written.map_err(sql(file))
+        written.with_context(|| self.named())
     }
 
     /// Writes how the sources are now, instead of what was written about them before.
-    pub fn write_feeds(&mut self, feeds: &[FeedState], now_us: u64) -> Result<(), HistoryError> {
+    pub fn write_feeds(&mut self, feeds: &[FeedState], now_us: u64) -> Result<()> {
         let written = (|| {
             let transaction = self.connection.transaction()?;
             transaction.execute("DELETE FROM feed", [])?;
@@ -58,12 +59,12 @@ impl Store {
             }
             transaction.commit()
         })();
-        written.map_err(sql(&self.file))
+        written.with_context(|| self.named())
     }
 
     /// Forgets what was over before `cutoff_us`: each prefix keeps the way it took then. Returns
     /// how many changes were removed; call again while it is not 0.
-    pub fn forget_before(&mut self, cutoff_us: u64) -> Result<usize, HistoryError> {
+    pub fn forget_before(&mut self, cutoff_us: u64) -> Result<usize> {
         let (cutoff, run) = (stored(cutoff_us), self.run);
         let db = &self.connection;
         let forget = || {
@@ -94,11 +95,11 @@ impl Store {
                     [],
                 )?;
             }
-            Ok(removed)
+            Ok::<_, rusqlite::Error>(removed)
         };
         let removed = forget();
         self.ways.clear();
-        removed.map_err(sql(&self.file))
+        removed.with_context(|| self.named())
     }
 }
 
