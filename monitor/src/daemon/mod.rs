@@ -11,26 +11,24 @@ mod devices;
 pub(crate) mod feeds;
 pub mod fib_feed;
 mod files;
+mod flows;
 mod keeper;
 mod log;
 mod metrics;
 pub mod port_feed;
 mod recorder;
+mod reload;
 mod restart;
 mod service_manager;
+mod start;
 mod tally;
 
 pub use restart::detach;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use monitor_ebpf::flow::FlowState;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -38,6 +36,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
+pub(crate) use self::start::services;
 use self::{
     baselines::Baselines,
     clock::{Now, next_boundary},
@@ -50,27 +49,16 @@ use self::{
     tally::Tally,
 };
 use crate::{
-    capture::{
-        ChunkNews, FirstBytes, Report, Snapshot,
-        live::{Live, Memory, Options},
-    },
-    config::{Config, Level},
+    capture::live::{Live, Memory},
+    config::Config,
     engine::Pipeline,
-    evidence,
     export::{Record, jsonl::WriteError},
-    flow::CloseReason,
-    path::{Routes, Rules, history::Store},
-    recognise::services::Services,
+    path::Routes,
 };
 
 /// How often queues are looked at, devices are listed whatever netlink told, and systemd's
 /// watchdog is told that we are alive: a backlog of a second is not overlooked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// An ended flow stays in the kernel's table this long, so that a late FIN or ACK does not begin
-/// a new one (RFC 9293's 2 MSL is minutes; what arrives after seconds is rare and waits for a
-/// second direction anyway).
-const LINGER_NS: u64 = 10_000_000_000;
 
 /// Flows learn of new routes at most this often: a router's full table comes in thousands of
 /// batches, and windows are seconds.
@@ -86,7 +74,7 @@ const FEEDS_INTERVAL_US: u64 = 10_000_000;
 
 /// Runs until SIGTERM or SIGINT. `file` is read again on SIGHUP.
 pub fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
-    say_on_stderr(config.log.level);
+    start::say_on_stderr(config.log.level);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -101,32 +89,6 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
                 other => other,
             }
         })
-}
-
-/// Messages about ourselves go to stderr; journald adds the time itself.
-fn say_on_stderr(level: Level) {
-    let level = match level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-        Level::Trace => tracing::Level::TRACE,
-    };
-    let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let colours = std::env::var_os("NO_COLOR").is_none()
-        && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
-        && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(colours);
-    // An error means that somebody set one before us, in a test: theirs is as good.
-    let _ = if in_journal {
-        subscriber.without_time().try_init()
-    } else {
-        subscriber.try_init()
-    };
 }
 
 struct Daemon {
@@ -173,94 +135,6 @@ enum Event {
 }
 
 impl Daemon {
-    async fn start(config: Config, file: Option<PathBuf>) -> Result<Self> {
-        let routes = Arc::new(ArcSwap::from_pointee(feeds::read_once(&config.path)?));
-        let history = match &config.path.history.file {
-            Some(file) => Some(Store::open(file)?),
-            None => None,
-        };
-        let ports = PortFeed::start(&config.path.ports, routes.load().rules.interconnects());
-        let log = log::Log::open(&config.log.destination)?;
-        let now = Now::read();
-        let baselines = match &config.restart.baselines {
-            Some(file) => Some(Baselines::start(file, &config, now.unix_us)?),
-            None => None,
-        };
-        let keeper = match &config.evidence.file {
-            Some(file) => Some(Keeper::start(
-                evidence::store::Store::open(file)?,
-                &config.evidence,
-            )?),
-            None => None,
-        };
-        let mut live = restart::load(&config)?;
-        live.watch(&config, now.offset_ns())?;
-        let mut devices = Devices::new()?;
-        devices.follow(&mut live, &config.watch.interfaces).await?;
-        if devices.len() == 0 {
-            bail!(
-                "no interface is watched: write watch.interfaces = [\"NAME\"] with one of those \
-                 that `ip link` shows"
-            );
-        }
-        devices.forget_others(&live).await?;
-        let host = host_name()?;
-        let metrics = metrics::Shown::new(now.unix_us, config.window.length_s);
-        if let Some(listen) = config.metrics.listen.0
-            && let Err(error) = metrics::serve(listen, metrics.clone()).await
-        {
-            tracing::error!("{error:#}; there are no metrics");
-        }
-        let feeds = Feeds::start(&config.path, Arc::clone(&routes))?;
-        if let Some(address) = feeds.bmp_address() {
-            tracing::info!("listening for BMP on {address}");
-        }
-        let mut pipeline = Pipeline::new(&config, Arc::clone(&routes), &host);
-        pipeline.set_services(services(&config)?);
-        let recorder = match history {
-            None => None,
-            Some(store) => {
-                pipeline.keep_history();
-                let days = config.path.history.days;
-                Some(Recorder::start(store, &host, days, now.unix_us)?)
-            }
-        };
-        let baselines = match baselines {
-            None => None,
-            Some((baselines, learned)) => {
-                pipeline.remember(learned);
-                Some(baselines)
-            }
-        };
-        if keeper.is_some() {
-            pipeline.keep_evidence();
-        }
-        let mut daemon = Self {
-            pipeline,
-            keeper,
-            feeds,
-            recorder,
-            baselines,
-            feeds_noted_us: 0,
-            routes_from: Instant::now(),
-            tally: Tally::new(host, now.unix_us),
-            metrics,
-            ports,
-            config,
-            file,
-            live,
-            devices,
-            routes,
-            log,
-            look_failing: false,
-            stays: true,
-            epoch_offset_ns: now.offset_ns(),
-            memory: None,
-        };
-        daemon.resume()?;
-        Ok(daemon)
-    }
-
     async fn watch(&mut self) -> Result<()> {
         let mut reports = self.live.take_reports()?;
         let mut waiting = Vec::new();
@@ -463,118 +337,6 @@ impl Daemon {
         next_boundary(Now::read().unix_us, length_us)
     }
 
-    /// Takes what clients said first.
-    fn hear(&mut self, said: &[FirstBytes]) {
-        let now_us = Now::read().unix_us;
-        for piece in said {
-            self.pipeline.hear(piece, now_us);
-        }
-    }
-
-    /// Finds the control groups whose sockets send video: a unit that was started again has
-    /// another one.
-    fn find_cgroups(&mut self) {
-        if let Some(video) = &self.config.video
-            && !video.units.is_empty()
-        {
-            self.pipeline.set_cgroups(cgroups::ids(&video.units));
-        }
-    }
-
-    /// Takes the state of every QUIC flow, and removes those that were silent for long.
-    fn sweep_quic(&mut self) -> Result<()> {
-        let flows = self.live.quic_flows()?;
-        self.pipeline.quic(&flows);
-        let now_ns = Now::read().monotonic_ns;
-        let idle_ns = u64::from(self.config.flows.idle_s) * 1_000_000_000;
-        for flow in &flows {
-            if now_ns.saturating_sub(flow.state.last_seen_ns()) >= idle_ns {
-                self.live.remove_quic(&flow.key)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes reports of the kernel side.
-    fn take(&mut self, reports: &[Report]) -> Result<()> {
-        let now = Now::read();
-        let mut records = Vec::new();
-        for report in reports {
-            match report {
-                Report::Flow(state) => {
-                    self.tally.reports_received += 1;
-                    self.see(state, now, &mut records);
-                }
-                Report::Chunk(report) => self.pipeline.chunk(&ChunkNews {
-                    report: **report,
-                    time_us: now.unix_us,
-                    read_ns: now.monotonic_ns,
-                }),
-            }
-        }
-        self.write(&records)
-    }
-
-    /// Takes the state of a flow. Of one that is certainly no video the kernel need tell no more; it
-    /// is asked again with the next report where it has no room for that.
-    fn see(&mut self, state: &FlowState, now: Now, records: &mut Vec<Record>) {
-        let snapshot = self.snapshot(state, now);
-        self.pipeline.snapshot(&snapshot, records);
-        if !state.is_unwanted()
-            && !self.pipeline.is_wanted(&state.key)
-            && let Err(error) = self.live.pass_over(&state.key, state.generation)
-        {
-            tracing::debug!("{error:#}");
-        }
-    }
-
-    fn snapshot(&self, state: &FlowState, now: Now) -> Snapshot {
-        // The direction with more bytes is the one a device is named for.
-        let [first, second] = &state.halves;
-        let data = if first.bytes >= second.bytes {
-            first
-        } else {
-            second
-        };
-        Snapshot {
-            state: *state,
-            time_us: now.unix_us,
-            read_ns: now.monotonic_ns,
-            interface: self.devices.name(data.owner >> 1),
-        }
-    }
-
-    /// Reads the whole table: flows that went silent never report. What the kernel has pushed
-    /// out is closed, what has ended or was silent for long is removed.
-    fn sweep(&mut self) -> Result<Vec<Record>> {
-        let mut states = Vec::new();
-        self.live.flows(|state| states.push(*state))?;
-        let now = Now::read();
-        let mut records = Vec::new();
-        for state in &states {
-            self.see(state, now, &mut records);
-        }
-        let present: std::collections::HashSet<_> = states.iter().map(|state| state.key).collect();
-        for key in self.pipeline.keys() {
-            if !present.contains(&key) {
-                let reason = CloseReason::Evicted;
-                self.pipeline
-                    .close_flow(&key, now.unix_us, reason, &mut records);
-            }
-        }
-        self.tally.flows_live = states.len() as u64;
-        let idle_ns = u64::from(self.config.flows.idle_s) * 1_000_000_000;
-        for state in &states {
-            let silent_ns = now.monotonic_ns.saturating_sub(state.last_seen_ns());
-            if silent_ns >= idle_ns || (state.is_over() && silent_ns >= LINGER_NS) {
-                self.live.remove(&state.key)?;
-                self.tally.flows_removed += 1;
-                self.tally.flows_live -= 1;
-            }
-        }
-        Ok(records)
-    }
-
     fn end_of_window(&mut self, end_us: u64) -> Result<()> {
         let began = Now::read();
         let mut records = self.sweep()?;
@@ -632,70 +394,6 @@ impl Daemon {
         Ok(self.log.write(records)?)
     }
 
-    /// SIGHUP: the log is reopened; a configuration that is right replaces the old one.
-    fn reload(&mut self) {
-        self.log.reopen();
-        let read = self.read_again().and_then(|config| {
-            let services = services(&config)?;
-            self.live.watch(&config, self.epoch_offset_ns)?;
-            Ok((config, services))
-        });
-        match read {
-            Ok((config, services)) => {
-                self.pipeline.set_services(services);
-                self.say_what_needs_a_restart(&config);
-                let (old, new) = (&self.config.path, &config.path);
-                if new.ports != old.ports || new.interconnect != old.interconnect {
-                    let rules = Rules::new(&new.interconnect);
-                    self.ports = PortFeed::start(&new.ports, rules.interconnects());
-                }
-                self.config = config;
-                self.pipeline.reconfigure(&self.config);
-                // What they say is swapped in when it was read: a large dump takes a while.
-                self.feeds.reload(self.config.path.clone());
-                tracing::info!("reloaded");
-            }
-            Err(error) => tracing::error!("{error:#}; the old configuration stays in use"),
-        }
-    }
-
-    fn read_again(&self) -> Result<Config> {
-        Ok(match self.file.as_deref() {
-            Some(file) => Config::load(file)?,
-            None => self.config.clone(),
-        })
-    }
-
-    fn say_what_needs_a_restart(&self, new: &Config) {
-        let old = &self.config;
-        let changes = [
-            (old.flows.max != new.flows.max, "flows.max"),
-            (
-                old.log.destination != new.log.destination,
-                "log.destination",
-            ),
-            (old.log.level != new.log.level, "log.level"),
-            (old.metrics != new.metrics, "metrics.listen"),
-            (old.debug != new.debug, "debug.kernel_log"),
-            (old.restart != new.restart, "a key of [restart]"),
-            (old.evidence != new.evidence, "a key of [evidence]"),
-            (
-                Options::from(old).cgroups != Options::from(new).cgroups,
-                "video.units",
-            ),
-            (
-                old.path.bmp.listen != new.path.bmp.listen,
-                "path.bmp.listen",
-            ),
-            (old.path.history != new.path.history, "path.history"),
-        ];
-        for (changed, key) in changes {
-            if changed {
-                tracing::warn!("{key} has changed and needs a restart");
-            }
-        }
-    }
-
     /// Writes what is known of every flow.
     fn stop(&mut self) {
         let now = Now::read();
@@ -741,19 +439,6 @@ async fn notified_after(from: Instant, changed: &Notify) {
     changed.notified().await;
 }
 
-/// The list of video services that the configuration names, or the one that comes with the
-/// program.
-pub(crate) fn services(config: &Config) -> Result<Services> {
-    match config
-        .video
-        .as_ref()
-        .and_then(|of| of.services_csv.as_ref())
-    {
-        Some(file) => Ok(Services::load(file)?),
-        None => Ok(Services::built_in()),
-    }
-}
-
 /// Waits until routes have changed, and not before `from`.
 async fn changed_after(from: Instant, feeds: &Feeds) {
     sleep_until(from).await;
@@ -768,10 +453,4 @@ fn until(unix_us: u64) -> Duration {
 /// µs since 1970 UTC, for commands.
 pub(crate) fn unix_now_us() -> u64 {
     Now::read().unix_us
-}
-
-fn host_name() -> Result<String> {
-    let name = std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
-        .context("cannot read this host's name")?;
-    Ok(name.trim().to_owned())
 }
