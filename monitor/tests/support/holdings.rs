@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    fs, thread,
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,11 +17,14 @@ use super::daemon::{Daemon, PATIENCE};
 /// nobody.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Longer than any file is read, or any question of the daemon's to the kernel takes.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
 /// What one process holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holdings {
-    /// Open descriptors.
-    pub descriptors: usize,
+    /// Open descriptors: their numbers, and what they are of.
+    pub descriptors: BTreeSet<(OsString, PathBuf)>,
     /// Numbers of the BPF maps and programs among them; links hold programs too.
     pub maps: BTreeSet<u32>,
     pub programs: BTreeSet<u32>,
@@ -27,19 +33,40 @@ pub struct Holdings {
 }
 
 impl Holdings {
+    /// What it holds for [`HELD_FOR`] and longer: files that it reads and netlink sockets that it
+    /// asks with come and go all the time, and nothing that leaks does.
     pub fn of(daemon: &Daemon) -> Self {
-        let folder = format!("/proc/{}", daemon.id());
+        let mut held = Self::now(daemon);
+        let begin = Instant::now();
+        while begin.elapsed() < HELD_FOR {
+            thread::sleep(LOOK_INTERVAL);
+            let now = Self::now(daemon);
+            held.descriptors = &held.descriptors & &now.descriptors;
+            held.maps = &held.maps & &now.maps;
+            held.programs = &held.programs & &now.programs;
+            held.memory_kib = now.memory_kib;
+        }
+        held
+    }
+
+    fn now(daemon: &Daemon) -> Self {
+        let folder = PathBuf::from(format!("/proc/{}", daemon.id()));
         let mut held = Self {
-            descriptors: 0,
+            descriptors: BTreeSet::new(),
             maps: BTreeSet::new(),
             programs: BTreeSet::new(),
             memory_kib: memory_kib(daemon),
         };
-        for entry in fs::read_dir(format!("{folder}/fdinfo")).expect("it runs") {
-            held.descriptors += 1;
-            let path = entry.expect("readable").path();
+        for entry in fs::read_dir(folder.join("fdinfo")).expect("it runs") {
+            let entry = entry.expect("readable");
             // One that was closed meanwhile is none that leaks.
-            let about = fs::read_to_string(path).unwrap_or_default();
+            let (Ok(of), Ok(about)) = (
+                fs::read_link(folder.join("fd").join(entry.file_name())),
+                fs::read_to_string(entry.path()),
+            ) else {
+                continue;
+            };
+            held.descriptors.insert((entry.file_name(), of));
             for line in about.lines() {
                 let Some((name, number)) = line.split_once(':') else {
                     continue;
