@@ -1,5 +1,6 @@
 //! The mergeable aggregate: what one prefix did through one interconnect in one window.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use crate::flow::{Observation, Totals, chunk};
 use crate::path::{Location, Route};
 
 /// Which traffic is counted together. The IP version is the prefix's.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+///
+/// In the order of its fields.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CellKey {
     pub interconnect: Arc<str>,
     pub isp: Arc<str>,
@@ -20,6 +23,30 @@ pub struct CellKey {
     pub prefix: IpNet,
     /// Whether the interconnect hands over to the ISP itself, without a transit network.
     pub direct: bool,
+}
+
+impl Ord for CellKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Most keys that are compared share the very same names.
+        let names = |one: &Arc<str>, other: &Arc<str>| {
+            if Arc::ptr_eq(one, other) {
+                Ordering::Equal
+            } else {
+                one.cmp(other)
+            }
+        };
+        names(&self.interconnect, &other.interconnect)
+            .then_with(|| names(&self.isp, &other.isp))
+            .then_with(|| self.origin_asn.cmp(&other.origin_asn))
+            .then_with(|| self.prefix.cmp(&other.prefix))
+            .then_with(|| self.direct.cmp(&other.direct))
+    }
+}
+
+impl PartialOrd for CellKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl From<&Location> for CellKey {

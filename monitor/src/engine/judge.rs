@@ -179,7 +179,8 @@ impl Judge {
                 None => clients.push(((*key).clone(), vec![client])),
             }
         }
-        judgement.clients = clients.into_iter().collect();
+        let clients = clients.into_iter().map(|(key, of)| (key, of.into()));
+        judgement.clients = clients.collect();
         self.learn(cells, lessons, window.number, &settings.baseline);
         self.forget(window.number, span(&settings.baseline));
         judgement.vote(at.min_chunks_per_prefix);
@@ -277,10 +278,13 @@ fn judged_client(
     }
 }
 
+/// A cell and its clients.
+type Part = (CellKey, Arc<[Client]>);
+
 /// The clients of one window, compared, and their votes.
 pub struct Judgement {
     pub window: Window,
-    pub clients: BTreeMap<CellKey, Vec<Client>>,
+    pub clients: BTreeMap<CellKey, Arc<[Client]>>,
     /// Clients that were not compared, because their way changed or is not known for sure. They
     /// are no witnesses, but they are there: what is left is not all there is.
     undecided: BTreeMap<CellKey, Vec<Client>>,
@@ -293,33 +297,46 @@ impl Judgement {
         let enough = |clients: &[Client]| {
             clients.iter().map(|client| client.chunks).sum::<u64>() >= u64::from(min_chunks)
         };
-        let mut pools: BTreeMap<(&str, &str, bool), Vote> = BTreeMap::new();
-        for (key, clients) in self.clients.iter().chain(&self.undecided) {
-            let vote = Vote {
-                cell: key.clone(),
-                pooled: false,
-                clients: clients.clone(),
-            };
-            if enough(clients) {
-                self.window.votes.push(vote);
+        let undecided = std::mem::take(&mut self.undecided);
+        let undecided = undecided.into_iter().map(|(key, of)| (key, of.into()));
+        let decided = self.clients.iter();
+        let decided = decided.map(|(key, clients)| (key.clone(), Arc::clone(clients)));
+        let mut pools: BTreeMap<_, Vec<Part>> = BTreeMap::new();
+        for (cell, clients) in decided.chain(undecided) {
+            if enough(&clients) {
+                self.window.votes.push(Vote {
+                    cell,
+                    pooled: false,
+                    clients,
+                });
                 continue;
             }
-            pools
-                .entry((&key.interconnect, &key.isp, key.direct))
-                .and_modify(|pool| {
-                    pool.pooled = true;
-                    pool.clients.extend(clients.iter().cloned());
-                })
-                .or_insert(vote);
+            let (interconnect, isp) = (Arc::clone(&cell.interconnect), Arc::clone(&cell.isp));
+            let pool = pools.entry((interconnect, isp, cell.direct)).or_default();
+            pool.push((cell, clients));
         }
         for pool in pools.into_values() {
-            if enough(&pool.clients) {
-                self.window.votes.push(pool);
+            let pooled = pool.len() > 1;
+            let clients = pool.iter().flat_map(|(_, clients)| clients.iter().cloned());
+            let clients: Arc<[Client]> = clients.collect();
+            let Some((cell, _)) = pool.into_iter().next() else {
+                continue;
+            };
+            if enough(&clients) {
+                self.window.votes.push(Vote {
+                    cell,
+                    pooled,
+                    clients,
+                });
             } else {
-                self.window.thin += pool.clients.len() as u64;
+                self.window.thin += clients.len() as u64;
             }
         }
-        let voting = self.window.votes.iter().flat_map(|vote| &vote.clients);
+        let voting = self
+            .window
+            .votes
+            .iter()
+            .flat_map(|vote| vote.clients.iter());
         self.window.undecided = voting
             .filter(|client| !client.comparison.is_comparable())
             .count() as u64;

@@ -429,7 +429,7 @@ impl Pipeline {
         let context = self.context(end_us);
         for (key, cell, quic) in all {
             let clients = concluded.judgement.clients.get(key);
-            let clients = clients.map_or(&[][..], Vec::as_slice);
+            let clients = clients.map_or(&[][..], |clients| &**clients);
             let settings = &self.config.baseline;
             let usual = self.engine.judge.usual(key, cell.route.as_ref(), settings);
             records.push(context.cell(key, cell, quic, clients, usual.as_ref(), &window));

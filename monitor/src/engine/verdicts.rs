@@ -131,7 +131,7 @@ impl Conclusions {
     /// What was said of a cell's clients.
     pub fn said(&self, cell: &CellKey) -> CellSaid<'_> {
         let clients = self.judgement.clients.get(cell);
-        let clients = clients.map_or(&[][..], Vec::as_slice);
+        let clients = clients.map_or(&[][..], |clients| &**clients);
         CellSaid::new(cell, clients, &self.verdicts)
     }
 

@@ -1,6 +1,7 @@
 //! The inputs of one window.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -68,8 +69,10 @@ impl Unkept {
         }
         let mut window = concluded.judgement.window.clone();
         if !context.full_client_addresses {
-            for client in window.votes.iter_mut().flat_map(|vote| &mut vote.clients) {
-                client.address = pseudonym(&context.secret, client.address);
+            for vote in &mut window.votes {
+                for client in Arc::make_mut(&mut vote.clients) {
+                    client.address = pseudonym(&context.secret, client.address);
+                }
             }
         }
         let kept = Kept {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::verdict::standing::Track;
 use crate::verdict::{Alternative, Client, Evidence, Place, Segment, Verdict, Vote};
@@ -70,7 +71,7 @@ pub fn set_aside(
         let mut observations = 0;
         for client in votes
             .iter_mut()
-            .flat_map(|vote| &mut vote.clients)
+            .flat_map(|vote| Arc::make_mut(&mut vote.clients))
             .filter(is_its)
         {
             observations += client.observations;

@@ -345,7 +345,7 @@ fn one_prefix(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
     // A full member would have made its flows bad, not merely unsettled.
     let spared_flows: u64 = others
         .iter()
-        .flat_map(|vote| &vote.clients)
+        .flat_map(|vote| vote.clients.iter())
         .filter(|client| client.track.bad_windows == 0)
         .map(|client| client.observations)
         .sum();
@@ -424,7 +424,7 @@ pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
         .filter_map(|client| client.track.onset())
         .collect();
     let at_once = others()
-        .flat_map(|vote| &vote.clients)
+        .flat_map(|vote| vote.clients.iter())
         .filter_map(|client| client.track.onset())
         .filter(|onset| {
             let near = |own: &u64| own.abs_diff(*onset) <= AT_ONCE_WINDOWS;

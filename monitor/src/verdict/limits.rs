@@ -27,7 +27,11 @@ impl<'a> Limited<'a> {
         let mut limited = Vec::new();
         let limits =
             |client: &Client| receiver_limited::holds(client) || sender_limited::holds(client);
-        if !votes.iter().flat_map(|vote| &vote.clients).any(limits) {
+        if !votes
+            .iter()
+            .flat_map(|vote| vote.clients.iter())
+            .any(limits)
+        {
             return (
                 Cow::Borrowed(votes),
                 Self {
@@ -39,7 +43,7 @@ impl<'a> Limited<'a> {
         let mut kept = Vec::new();
         for vote in votes {
             let mut clients = Vec::new();
-            for client in &vote.clients {
+            for client in vote.clients.iter() {
                 if receiver_limited::holds(client) {
                     limited.push((receiver_limited::LIMIT, client));
                 } else if sender_limited::holds(client) {
@@ -50,7 +54,7 @@ impl<'a> Limited<'a> {
             }
             if !clients.is_empty() {
                 kept.push(Vote {
-                    clients,
+                    clients: clients.into(),
                     ..vote.clone()
                 });
             }

@@ -92,7 +92,7 @@ pub fn decide(
     if let Some(verdict) = inconclusive::verdict(window, at) {
         return vec![verdict];
     }
-    let clients = window.votes.iter().flat_map(|vote| &vote.clients);
+    let clients = window.votes.iter().flat_map(|vote| vote.clients.iter());
     let bad = clients.filter(|client| client.is_bad()).count();
     if bad == 0 {
         return vec![none::verdict(window, at)];

@@ -9,7 +9,7 @@ use crate::config::Thresholds;
 /// The one verdict of a window in which nobody is bad.
 pub fn verdict(window: &Window, at: &Thresholds) -> Verdict {
     let tally = Tally::of(&window.votes);
-    let clients = window.votes.iter().flat_map(|vote| &vote.clients);
+    let clients = window.votes.iter().flat_map(|vote| vote.clients.iter());
     Verdict {
         degraded: Some(false),
         confidence: laplace(tally.good() * tally.prefixes as f64, window.votes.len()),

@@ -53,7 +53,7 @@ pub struct Vote {
     pub cell: CellKey,
     /// Whether this is more than one prefix.
     pub pooled: bool,
-    pub clients: Vec<Client>,
+    pub clients: Arc<[Client]>,
 }
 
 impl Vote {
@@ -194,7 +194,7 @@ impl<'a> Scene<'a> {
     /// The clients of `place` that are bad.
     pub fn bad_clients<'s>(&'s self, place: &'s Place) -> impl Iterator<Item = &'a Client> + 's {
         self.at_place(place)
-            .flat_map(|vote| &vote.clients)
+            .flat_map(|vote| vote.clients.iter())
             .filter(|client| client.is_bad())
     }
 

@@ -5,7 +5,7 @@
 //! again only after two good ones; in between it is unsettled and speaks for nobody. Whoever was
 //! bad together with many others is not blamed for being the last one to recover.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
@@ -183,7 +183,8 @@ impl Track {
 /// The past of every client that was judged lately.
 #[derive(Clone, Debug, Default)]
 pub struct Standings {
-    tracks: HashMap<(CellKey, IpAddr), Track, RandomState>,
+    /// Of each cell by its clients' addresses, in order.
+    tracks: BTreeMap<CellKey, Vec<(IpAddr, Track)>>,
 }
 
 /// One client's window, as it comes in.
@@ -195,30 +196,42 @@ pub struct Judged<'a> {
 }
 
 impl Standings {
-    /// Notes the clients of `window`; returns their tracks in the same order.
+    /// Notes the clients of `window`, those of a cell together; returns their tracks in the same
+    /// order.
     pub fn advance(&mut self, clients: &[Judged<'_>], window: u64) -> Vec<Track> {
+        let cells = || clients.chunk_by(|one, next| one.cell == next.cell);
         let mut crowds = Crowds::default();
-        for client in clients {
-            crowds.count(client);
+        for cell in cells() {
+            crowds.count(cell);
         }
-        let tracks = clients
-            .iter()
-            .map(|client| {
-                let key = (client.cell.clone(), client.address);
-                let fresh = Track::new(window.saturating_sub(2));
-                let track = self.tracks.entry(key).or_insert(fresh);
+        let mut tracks = Vec::with_capacity(clients.len());
+        let fresh = Track::new(window.saturating_sub(2));
+        for clients in cells() {
+            let cell = clients[0].cell;
+            let is_crowded = crowds.is_crowded(cell);
+            let past = self.tracks.entry(cell.clone()).or_default();
+            for client in clients {
+                let at = past
+                    .binary_search_by_key(&client.address, |(address, _)| *address)
+                    .unwrap_or_else(|at| {
+                        past.insert(at, (client.address, fresh));
+                        at
+                    });
+                let track = &mut past[at].1;
                 if window.saturating_sub(track.window) > FORGOTTEN_AFTER {
                     *track = fresh;
                 }
                 track.advance(client.raw, window);
-                if is_bad(client.raw) && crowds.is_crowded(client.cell) {
+                if is_bad(client.raw) && is_crowded {
                     track.shared = Some(window);
                 }
-                *track
-            })
-            .collect();
-        self.tracks
-            .retain(|_, track| window.saturating_sub(track.window) <= FORGOTTEN_AFTER);
+                tracks.push(*track);
+            }
+        }
+        self.tracks.retain(|_, past| {
+            past.retain(|(_, track)| window.saturating_sub(track.window) <= FORGOTTEN_AFTER);
+            !past.is_empty()
+        });
         tracks
     }
 }
@@ -227,7 +240,7 @@ impl Standings {
     /// Forgets the clients of the cells for which `holds`: what they were is no measure of what
     /// they are.
     pub fn forget(&mut self, holds: impl Fn(&CellKey) -> bool) {
-        self.tracks.retain(|(cell, _), _| !holds(cell));
+        self.tracks.retain(|cell, _| !holds(cell));
     }
 }
 
@@ -250,11 +263,15 @@ struct Crowds<'a> {
 }
 
 impl<'a> Crowds<'a> {
-    fn count(&mut self, client: &Judged<'a>) {
-        let group = (&*client.cell.interconnect, &*client.cell.isp);
+    /// Counts the clients of one cell.
+    fn count(&mut self, clients: &[Judged<'a>]) {
+        let Some(Judged { cell, .. }) = clients.first() else {
+            return;
+        };
+        let group = (&*cell.interconnect, &*cell.isp);
         let (bad, all) = self.groups.entry(group).or_default();
-        *bad += u64::from(is_bad(client.raw));
-        *all += 1;
+        *bad += clients.iter().filter(|client| is_bad(client.raw)).count() as u64;
+        *all += clients.len() as u64;
     }
 
     fn is_crowded(&self, cell: &CellKey) -> bool {

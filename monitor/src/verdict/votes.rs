@@ -610,7 +610,7 @@ mod tests {
             let (behind, elsewhere) = indexed.settled("ic-1");
             let mut sum = elsewhere;
             behind.iter().for_each(|isp| sum.add(*isp));
-            let all = plain.iter().flat_map(|vote| &vote.clients).filter(|client| client.is_bad());
+            let all = plain.iter().flat_map(|vote| vote.clients.iter()).filter(|client| client.is_bad());
             prop_assert_eq!(sum.bad, all.count() as u64);
         }
     }

@@ -4,6 +4,7 @@ mod ports;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -316,7 +317,7 @@ fn one_line_is_named_later_never_right_after_a_crowd_and_never_if_always_slow() 
     ];
     for track in tracks {
         let mut votes = with_prefix(&[Bad, Good]);
-        votes[0].clients[0].track = track;
+        Arc::make_mut(&mut votes[0].clients)[0].track = track;
         let verdict = only(votes);
         assert!(verdict.segments.len() > 1, "{verdict:#?}");
         assert!(verdict.segments.contains(&Segment::LastMile));
@@ -367,7 +368,7 @@ fn limits_are_set_aside_and_the_rest_goes_on() {
     for client in votes
         .iter_mut()
         .skip(8)
-        .flat_map(|vote| &mut vote.clients)
+        .flat_map(|vote| Arc::make_mut(&mut vote.clients))
         .take(2)
     {
         *client = super::tests::client(Bad, 9);
@@ -463,7 +464,7 @@ proptest! {
         let is_left_out =
             |vote: &Vote| &*vote.cell.interconnect == interconnect && &*vote.cell.isp == isp;
         for vote in votes.iter_mut().filter(|vote| is_left_out(vote)) {
-            vote.clients = vec![client(Good, 1), client(Good, 2)];
+            vote.clients = [client(Good, 1), client(Good, 2)].into();
         }
         let fewer: Vec<Vote> = votes.iter().filter(|vote| !is_left_out(vote)).cloned().collect();
         let (with, without) = (named(votes.clone()), named(fewer));

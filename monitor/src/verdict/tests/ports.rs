@@ -100,7 +100,7 @@ fn dedicated() -> Vec<Vote> {
 fn with_signs(mut votes: Vec<Vote>, queue: bool, loss: bool) -> Vec<Vote> {
     let bad = votes
         .iter_mut()
-        .flat_map(|vote| &mut vote.clients)
+        .flat_map(|vote| Arc::make_mut(&mut vote.clients))
         .filter(|client| client.is_bad());
     for client in bad {
         client.signs.queue = queue;
