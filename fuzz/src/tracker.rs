@@ -25,6 +25,9 @@ const SETTINGS: Settings = Settings {
     epoch_offset_ns: 0,
     sample_threshold: u32::MAX,
     flags: 0,
+    admission_key: 0,
+    halvings: 0,
+    halvings_before: 0,
 };
 
 /// When it begins, ns.
@@ -138,7 +141,9 @@ pub fn run(data: &[u8]) {
         };
         match observe(&seen, link, &tables) {
             Ok(()) => {}
-            Err(Reason::Port | Reason::Prefix | Reason::Sample) => panic!("all is watched"),
+            Err(Reason::Port | Reason::Prefix | Reason::Sample | Reason::NotAdmitted) => {
+                panic!("all is watched")
+            }
             Err(reason) => tables.count(reason.into()),
         }
         count += 1;

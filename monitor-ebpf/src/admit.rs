@@ -7,13 +7,13 @@
 //! too, but nobody can acknowledge an answer that went elsewhere.
 
 use crate::{
-    counters::Counter,
+    counters::{Counter, Reason},
     flow::{FlowKey, FlowState, Half, half_flags as is},
     observe::{Packet, Tables},
     options,
     packet::{Segment, tcp_flags},
     rtt,
-    select::Settings,
+    select::{self, Settings},
     sequence::{distance, high, micros, pack, ticks},
     tracker,
     verifier::forget,
@@ -61,14 +61,41 @@ pub struct Pending {
     /// SYN to SYN-ACK, µs; 0: unknown.
     pub handshake_rtt_us: u32,
     /// Bits of [`resets`].
-    pub resets: u32,
+    pub resets: u16,
+    /// By how many halvings it was admitted.
+    pub halvings: u16,
+}
+
+impl Pending {
+    /// All zero.
+    pub const EMPTY: Self = Self {
+        start_ns: 0,
+        bytes: 0,
+        answer_ns: 0,
+        segment: Segment::EMPTY,
+        answer: Segment::EMPTY,
+        hook: 0,
+        direction: 0,
+        packets: 0,
+        frames: 0,
+        segments: 0,
+        end: 0,
+        syns_repeated: 0,
+        answer_hook: 0,
+        answer_epoch: 0,
+        answers: 0,
+        answers_elsewhere: 0,
+        handshake_rtt_us: 0,
+        resets: 0,
+        halvings: 0,
+    };
 }
 
 /// Bits of [`Pending::resets`].
 pub mod resets {
     /// From where the first packet came.
-    pub const SAME_WAY: u32 = 1 << 0;
-    pub const OTHER_WAY: u32 = 1 << 1;
+    pub const SAME_WAY: u16 = 1 << 0;
+    pub const OTHER_WAY: u16 = 1 << 1;
 }
 
 const _: () = assert!(size_of::<Pending>() == 176);
@@ -84,6 +111,9 @@ enum Turn {
 }
 
 /// The state for the first packet of a flow, once it may have one.
+///
+/// # Errors
+/// When there are more flows than can be measured, and this is none of the sample.
 #[inline(always)]
 pub fn admit<P: Packet, T: Tables>(
     packet: &P,
@@ -92,31 +122,49 @@ pub fn admit<P: Packet, T: Tables>(
     direction: usize,
     segment: &Segment,
     settings: &Settings,
-) -> Option<*mut FlowState> {
+) -> Result<Option<*mut FlowState>, Reason> {
     let now_ns = packet.precise_ns();
+    let halvings;
     if let Some(pending) = tables.pending(key) {
         // SAFETY: valid until the next call that adds or removes a pending flow.
         let pending = unsafe { &mut *pending };
         match turn(packet, pending, direction, segment, now_ns, settings) {
-            Turn::Wait => return None,
+            Turn::Wait => return Ok(None),
             Turn::Begin => {
-                let state = create(tables, key, now_ns, pending.start_ns)?;
+                let Some(state) = create(tables, key, now_ns, pending.start_ns) else {
+                    return Ok(None);
+                };
                 // SAFETY: just created (see `Tables::flow`).
                 resume(unsafe { &mut *forget(state) }, pending, packet.coarse_ns());
                 tables.remove_pending(key);
-                return Some(state);
+                tables.count(Counter::FlowsAdmitted);
+                return Ok(Some(state));
             }
-            Turn::Again => {}
+            Turn::Again => halvings = u32::from(pending.halvings),
         }
-    } else if segment.has(tcp_flags::RST) {
-        // A reset of nothing we know: no flow begins with it.
-        return None;
-    } else if packet.sent_by_socket() {
-        return create(tables, key, now_ns, now_ns);
+    } else {
+        let begins = segment.has(tcp_flags::SYN) && !segment.has(tcp_flags::ACK);
+        let Some(admitted_by) = select::admitted(settings, key, begins) else {
+            return Err(Reason::NotAdmitted);
+        };
+        halvings = admitted_by;
+        if segment.has(tcp_flags::RST) {
+            // A reset of nothing we know: no flow begins with it.
+            return Ok(None);
+        }
+        if packet.sent_by_socket() {
+            let state = create(tables, key, now_ns, now_ns);
+            if let Some(state) = state {
+                // SAFETY: just created (see `Tables::flow`).
+                let (own, _) = unsafe { &mut *forget(state) }.halves_mut(direction);
+                own.flags |= halvings << is::HALVINGS_SHIFT;
+            }
+            return Ok(state);
+        }
     }
-    tables.put_pending(key, &begin(packet, direction, segment, now_ns));
+    tables.put_pending(key, &begin(packet, direction, segment, now_ns, halvings));
     tables.count(Counter::FlowsPending);
-    None
+    Ok(None)
 }
 
 /// Takes a packet of a flow that waits.
@@ -213,26 +261,22 @@ fn acknowledges(pending: &Pending, segment: &Segment) -> bool {
 
 /// What waits after its first packet.
 #[inline(always)]
-fn begin<P: Packet>(packet: &P, direction: usize, segment: &Segment, now_ns: u64) -> Pending {
+fn begin<P: Packet>(
+    packet: &P,
+    direction: usize,
+    segment: &Segment,
+    now_ns: u64,
+    halvings: u32,
+) -> Pending {
     let mut pending = Pending {
         start_ns: now_ns,
-        bytes: 0,
-        answer_ns: 0,
         segment: *segment,
-        answer: Segment::EMPTY,
         hook: packet.hook(),
         direction: direction as u32,
         packets: 1,
-        frames: 0,
-        segments: 0,
         end: segment.sequence,
-        syns_repeated: 0,
-        answer_hook: 0,
-        answer_epoch: 0,
-        answers: 0,
-        answers_elsewhere: 0,
-        handshake_rtt_us: 0,
-        resets: 0,
+        halvings: halvings as u16,
+        ..Pending::EMPTY
     };
     add(&mut pending, segment);
     pending
@@ -310,7 +354,7 @@ fn resume_first(own: &mut Half, first: &Pending, coarse_ns: u64) {
     let segment = &first.segment;
     own.owner = first.hook;
     own.last_seen_ns = coarse_ns;
-    own.flags |= is::SEEN;
+    own.flags |= is::SEEN | u32::from(first.halvings) << is::HALVINGS_SHIFT;
     own.bytes = first.bytes;
     own.frames = first.frames;
     own.segments = first.segments;

@@ -19,6 +19,8 @@ pub enum Reason {
     Prefix,
     /// Not among the sampled flows.
     Sample,
+    /// New, while there are more flows than can be measured.
+    NotAdmitted,
     /// UDP with port 443 at either end: counted by itself.
     Quic,
 }
@@ -36,14 +38,18 @@ pub enum Counter {
     PortNotWatched,
     PrefixNotWatched,
     NotSampled,
+    /// Packets of flows that were not admitted.
+    NotAdmitted,
     /// Datagrams of QUIC.
     Quic,
     /// Packets of watched flows.
     Watched,
     /// Flows that got a state.
     FlowsCreated,
-    /// Flows of which one direction was seen, waiting for the other.
+    /// Flows that had to wait for a state ...
     FlowsPending,
+    /// ... and that got one.
+    FlowsAdmitted,
     /// States the map refused.
     FlowsRefused,
     /// Flows that ended and whose 5-tuple began anew.
@@ -80,10 +86,12 @@ pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "packets_port_not_watched",
     "packets_prefix_not_watched",
     "packets_not_sampled",
+    "packets_not_admitted",
     "packets_quic",
     "packets_watched",
     "flows_created",
     "flows_pending",
+    "flows_admitted",
     "flows_refused",
     "flows_reused",
     "reports_sent",
@@ -109,6 +117,7 @@ impl From<Reason> for Counter {
             Reason::Port => Self::PortNotWatched,
             Reason::Prefix => Self::PrefixNotWatched,
             Reason::Sample => Self::NotSampled,
+            Reason::NotAdmitted => Self::NotAdmitted,
             Reason::Quic => Self::Quic,
         }
     }

@@ -10,7 +10,7 @@
 
 use core::mem::offset_of;
 
-use crate::chunk::Chunk;
+use crate::{chunk::Chunk, select::HALVINGS_MAX};
 
 /// RTT bins a direction: 16 octaves from 64 µs to 4.2 s, four bins an octave.
 pub const RTT_BINS: usize = 64;
@@ -213,7 +213,8 @@ pub struct EpochRtt {
 /// which they acknowledge.
 ///
 /// What changes together lies together: the next packet of a response that is under way
-/// ([`crate::prediction`]) touches the first 128 bytes, an ACK with an RTT sample the first 320.
+/// ([`crate::prediction`]) touches the first 128 bytes, an ACK with an RTT sample the first 320 and
+/// one of its bins.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Half {
@@ -370,11 +371,16 @@ pub mod half_flags {
     pub const SACKS: u32 = 1 << 13;
     /// Both SYNs offered a window scale, so it is in use (RFC 7323, 2.2).
     pub const WINDOW_SCALED: u32 = 1 << 14;
+    /// In a flow's last report: its 5-tuple began anew.
+    pub const REPLACED: u32 = 1 << 24;
     /// No more pieces of what this client said first are handed on (see `hello`); bits 28 to 30
     /// count them.
     pub const HELLO_DONE: u32 = 1 << 31;
     /// Shift of the 4-bit window scale.
     pub const WINDOW_SCALE_SHIFT: u32 = 16;
+    /// Shift of the 4 bits that say by how many halvings the flow was admitted (see
+    /// [`super::FlowState::halvings`]).
+    pub const HALVINGS_SHIFT: u32 = 20;
 }
 
 /// Everything known about one flow.
@@ -426,6 +432,11 @@ impl FlowState {
     /// In [`Self::last_report_ns`]: the daemon wants no more of this flow.
     pub const UNWANTED: u64 = u64::MAX;
 
+    /// Whether its 5-tuple began anew.
+    pub fn is_replaced(&self) -> bool {
+        self.halves[0].has(half_flags::REPLACED)
+    }
+
     #[inline(always)]
     pub fn is_unwanted(&self) -> bool {
         self.last_report_ns == Self::UNWANTED
@@ -456,6 +467,13 @@ impl FlowState {
     /// Coarse monotonic time of the last packet in either direction, ns.
     pub fn last_seen_ns(&self) -> u64 {
         self.halves[0].last_seen_ns.max(self.halves[1].last_seen_ns)
+    }
+
+    /// The flow stands for two to this power of its kind, which were not admitted when there were
+    /// more than could be measured.
+    pub fn halvings(&self) -> u32 {
+        let [first, second] = &self.halves;
+        (first.flags | second.flags) >> half_flags::HALVINGS_SHIFT & HALVINGS_MAX
     }
 
     /// Whether nothing more is to come: one side has aborted, or both have finished.

@@ -92,7 +92,6 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
         ..
     } = parsed;
     let direction = *direction as usize;
-    tables.count(Counter::Watched);
 
     let coarse_ns = packet.coarse_ns();
     let mut found = tables.flow(key);
@@ -101,6 +100,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
         let state = unsafe { &mut *state };
         if tracker::begins_anew(state, direction, segment, coarse_ns) {
             if !state.is_unwanted() {
+                state.halves[0].flags |= is::REPLACED;
                 report(tables, state);
             }
             tables.remove(key);
@@ -108,16 +108,18 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
             found = None;
         } else if state.is_unwanted() {
             tracker::pass_over(state, direction, segment, coarse_ns);
+            tables.count(Counter::Watched);
             tables.count(Counter::PassedOver);
             return Ok(());
         }
     }
     let state = match found {
-        Some(state) => state,
-        None => match admit(packet, tables, key, direction, segment, settings) {
-            Some(state) => state,
-            None => return Ok(()),
-        },
+        Some(state) => Some(state),
+        None => admit(packet, tables, key, direction, segment, settings)?,
+    };
+    tables.count(Counter::Watched);
+    let Some(state) = state else {
+        return Ok(());
     };
     // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
     // same state: the halves' ownership keeps that to counts that may be lost.

@@ -21,7 +21,17 @@ pub struct Settings {
     pub sample_threshold: u32,
     /// Bits of [`settings_flags`].
     pub flags: u32,
+    /// Keys the hash that new flows are admitted by, so that nobody outside can choose who is.
+    pub admission_key: u64,
+    /// Of the flows that begin, one in two to this power is admitted: 0 for every one.
+    pub halvings: u32,
+    /// The same for flows that are first seen in their midst: the most halvings that may have
+    /// been in force when they began.
+    pub halvings_before: u32,
 }
+
+/// More halvings than these would leave nothing to measure.
+pub const HALVINGS_MAX: u32 = 15;
 
 impl Settings {
     /// The epoch that a monotonic time in ns falls into.
@@ -90,13 +100,35 @@ pub fn flow<W: Watch>(watch: &W, settings: &Settings, key: &FlowKey) -> Result<(
     Ok(())
 }
 
+/// By how many halvings a flow is admitted that has no state yet; `None`: it is not. It is decided
+/// at a flow's first packet, once: whoever was not admitted then is not admitted in its midst.
+#[inline(always)]
+pub fn admitted(settings: &Settings, key: &FlowKey, begins: bool) -> Option<u32> {
+    let halvings = if begins {
+        settings.halvings
+    } else {
+        settings.halvings_before
+    } & HALVINGS_MAX;
+    if halvings == 0 || keyed_hash(key, settings.admission_key) <= u32::MAX >> halvings {
+        Some(halvings)
+    } else {
+        None
+    }
+}
+
 /// A hash of the 5-tuple, the same for both directions and on every host: a flow that is sampled
 /// at the server is sampled on the path. Multiply-and-fold with the constants of splitmix64
 /// (Steele, Lea, Flood, OOPSLA 2014).
 #[inline(always)]
 pub fn hash(key: &FlowKey) -> u32 {
+    keyed_hash(key, 0)
+}
+
+/// The same with a key, for what nobody outside may foresee.
+#[inline(always)]
+fn keyed_hash(key: &FlowKey, secret: u64) -> u32 {
     let ports = u64::from(key.low_port) << 16 | u64::from(key.high_port);
-    let mut word = ports;
+    let mut word = ports ^ secret;
     for part in [
         key.low_address.0[0],
         key.low_address.0[1],

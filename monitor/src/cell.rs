@@ -70,8 +70,27 @@ pub struct ClientTotals {
     pub chunks: chunk::Figures,
     /// Flows that did something in the window.
     pub observations: u64,
+    /// How many flows and bytes toward the client these stand for, where not all flows were
+    /// admitted: estimates (each flow counts as often as it stands for), and what any share over
+    /// all traffic is of. Everything else is of the flows that were measured, because evidence
+    /// does not grow by being counted twice.
+    pub estimate: Estimate,
     /// Smallest handshake RTT of the flows that began, µs.
     pub handshake_rtt_us: Option<u32>,
+}
+
+/// What there was, measured or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    pub flows: u64,
+    pub bytes: u64,
+}
+
+impl Estimate {
+    fn add(&mut self, other: Self) {
+        self.flows += other.flows;
+        self.bytes += other.bytes;
+    }
 }
 
 /// One prefix through one interconnect in one window.
@@ -97,6 +116,7 @@ impl Cell {
             ours.to_client.add(&theirs.to_client);
             ours.chunks.add(&theirs.chunks);
             ours.observations += theirs.observations;
+            ours.estimate.add(theirs.estimate);
             ours.handshake_rtt_us = ours
                 .handshake_rtt_us
                 .into_iter()
@@ -117,6 +137,7 @@ impl Cell {
             sum.to_client.add(&client.to_client);
             sum.chunks.add(&client.chunks);
             sum.observations += client.observations;
+            sum.estimate.add(client.estimate);
             sum.handshake_rtt_us = sum
                 .handshake_rtt_us
                 .into_iter()
@@ -158,12 +179,18 @@ impl Cells {
                 rerouted: observation.rerouted,
                 ..Cell::default()
             };
+            let stands_for = u64::from(observation.stands_for);
+            let estimate = Estimate {
+                flows: stands_for,
+                bytes: observation.to_client.bytes * stands_for,
+            };
             part.clients.insert(
                 observation.client,
                 ClientTotals {
                     to_client: observation.to_client,
                     chunks: observation.chunks,
                     observations: 1,
+                    estimate,
                     handshake_rtt_us: observation.handshake_rtt_us,
                 },
             );

@@ -88,6 +88,9 @@ impl Both {
             epoch_offset_ns: 0,
             sample_threshold: u32::MAX / config.watch.sample_one_in,
             flags,
+            admission_key: 0,
+            halvings: 0,
+            halvings_before: 0,
         };
         let mut live = Live::load(&Options {
             max_flows: 16_384,

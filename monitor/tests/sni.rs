@@ -25,6 +25,9 @@ const SETTINGS: Settings = Settings {
     epoch_ns: u64::MAX,
     epoch_offset_ns: 0,
     sample_threshold: u32::MAX,
+    admission_key: 0,
+    halvings: 0,
+    halvings_before: 0,
     flags: settings_flags::HELLOS,
 };
 

@@ -236,7 +236,10 @@ fn the_same_ports_after_an_end_are_a_new_flow() {
     wire.client_isn = 77_000;
     wire.server_isn = 88_000;
     wire.sees(1_000_000, wire.client().syn());
-    assert_eq!(wire.tables.take_reports(), [old]);
+    let mut last = old;
+    last.halves[0].flags |= is::REPLACED;
+    assert!(last.is_replaced() && !old.is_replaced());
+    assert_eq!(wire.tables.take_reports(), [last]);
     assert!(!wire.has_state());
     wire.sees(1_010_000, wire.server().syn_ack());
     wire.sees(1_030_000, wire.client().ack(0));

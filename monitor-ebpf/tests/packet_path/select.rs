@@ -8,9 +8,9 @@ use monitor_ebpf::{
 use proptest::prelude::*;
 
 use crate::support::{
-    packets::{CLIENT, CLIENT_V6, SERVER, SERVER_V6, tcp},
-    tables::{SETTINGS, Tables},
-    wire::{Wire, address},
+    packets::{CLIENT, CLIENT_V6, Packet, SERVER, SERVER_V6, tcp},
+    tables::{SETTINGS, Seen, Tables},
+    wire::{Wire, address, time_ns},
 };
 
 fn wire(flags: u32) -> Wire {
@@ -126,4 +126,102 @@ fn flows_that_are_not_sampled_are_counted() {
     wire.tables.settings.sample_threshold = 0;
     assert_eq!(wire.refuses(0, wire.client().syn()), Reason::Sample);
     assert_eq!(wire.counter(Counter::NotSampled), 1);
+}
+
+/// Nobody is turned away, or all but a 2^15th part.
+fn admitting(wire: &mut Wire, everybody: bool) {
+    let halvings = if everybody { 0 } else { select::HALVINGS_MAX };
+    wire.tables.settings.halvings = halvings;
+    wire.tables.settings.halvings_before = halvings;
+}
+
+#[test]
+fn when_hardly_anybody_is_admitted_whoever_was_before_goes_on() {
+    let mut wire = Wire::new();
+    wire.sees(0, wire.client().syn());
+    admitting(&mut wire, false);
+    // What waited for the end of its handshake was admitted with its first packet.
+    wire.sees(10_000, wire.server().syn_ack());
+    wire.sees(30_000, wire.client().ack(0));
+    wire.sees(40_000, wire.server().data(0, 1_000));
+    assert_eq!(wire.server_half().bytes, 1_000);
+    assert_eq!(wire.state().halvings(), 0);
+    let mut other = CLIENT;
+    other.set_port(7);
+    let others = [
+        tcp(other, SERVER).syn(),
+        tcp(SERVER, other).data(0, 1_000),
+        tcp(other, SERVER).rst(),
+    ];
+    for (packet, counted) in others.into_iter().zip(1..) {
+        assert_eq!(wire.refuses(50_000, packet), Reason::NotAdmitted);
+        assert_eq!(wire.counter(Counter::NotAdmitted), counted);
+    }
+    assert_eq!(wire.tables.pending_count(), 0);
+}
+
+#[test]
+fn who_was_turned_away_is_not_admitted_in_its_midst_when_others_are() {
+    let mut wire = Wire::new();
+    wire.tables.settings.halvings_before = select::HALVINGS_MAX;
+    let packet = wire.server().data(0, 1_000);
+    assert_eq!(wire.refuses(0, packet), Reason::NotAdmitted);
+    wire.sees(10_000, wire.client().syn());
+    assert_eq!(wire.tables.pending_count(), 1);
+}
+
+#[test]
+fn a_flow_knows_how_many_it_stands_for() {
+    let mut admitted = [0; 2];
+    for port in 1..=2_000 {
+        for (by_socket, admitted) in [false, true].into_iter().zip(&mut admitted) {
+            let mut wire = Wire::new();
+            wire.tables.settings.halvings = 3;
+            let mut client = CLIENT;
+            client.set_port(port);
+            let syn = tcp(client, SERVER).isns(1, 9).syn();
+            let seen = |wire: &Wire, packet: Packet, socket| {
+                let mut seen = Seen::new(time_ns(u32::from(port)), packet.frame());
+                seen.socket_snd_nxt = socket;
+                wire.tables.see(&seen)
+            };
+            if seen(&wire, syn, by_socket.then_some(1)).is_err() {
+                continue;
+            }
+            *admitted += 1;
+            // Rates that change meanwhile do not matter to it.
+            wire.tables.settings.halvings = 5;
+            let answer = tcp(SERVER, client).isns(9, 1);
+            seen(&wire, answer.clone().syn_ack(), None).expect("admitted");
+            seen(&wire, tcp(client, SERVER).isns(1, 9), None).expect("admitted");
+            let states = wire.tables.flow_states();
+            let state = states.values().next().expect("it has a state");
+            assert_eq!(state.halvings(), 3);
+        }
+    }
+    // One in eight of 2,000, within four standard errors; the same ones.
+    assert!((190..310).contains(&admitted[0]), "{admitted:?}");
+    assert_eq!(admitted[0], admitted[1]);
+}
+
+#[test]
+fn who_is_admitted_depends_on_a_secret() {
+    let half = |admission_key| {
+        let settings = Settings {
+            admission_key,
+            halvings: 1,
+            ..SETTINGS
+        };
+        let keys = neighbours(10_000);
+        keys.map(|key| select::admitted(&settings, &key, true).is_some())
+            .collect::<Vec<_>>()
+    };
+    let (one, other) = (half(1), half(2));
+    assert_eq!(one, half(1));
+    for admitted in [&one, &other] {
+        let share = admitted.iter().filter(|of| **of).count();
+        assert!((4_700..5_300).contains(&share), "{share} of 10000");
+    }
+    let same = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+    assert!((4_700..5_300).contains(&same), "{same} of 10000 alike");
 }

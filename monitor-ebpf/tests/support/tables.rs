@@ -29,6 +29,9 @@ pub const SETTINGS: Settings = Settings {
     epoch_offset_ns: 0,
     sample_threshold: u32::MAX,
     flags: settings_flags::HELLOS,
+    admission_key: 0,
+    halvings: 0,
+    halvings_before: 0,
 };
 
 /// Ingress of the first device.

@@ -7,7 +7,7 @@ use monitor_ebpf::flow::FlowState;
 
 use super::{Daemon, cgroups, clock::Now};
 use crate::{
-    capture::{ChunkNews, FirstBytes, Report, Snapshot},
+    capture::{ChunkNews, FirstBytes, Report, Snapshot, live::Admission},
     export::Record,
     flow::CloseReason,
 };
@@ -112,21 +112,58 @@ impl Daemon {
         let present: HashSet<_> = states.iter().map(|state| state.key).collect();
         for key in self.pipeline.keys() {
             if !present.contains(&key) {
+                let ended = self.pipeline.ended(&key);
+                if ended.is_some() && ended != self.removed.get(&key).copied() {
+                    // The kernel took the place of a flow that had ended, and lost nothing.
+                    self.tally.flows_removed += 1;
+                }
                 let reason = CloseReason::Evicted;
                 self.pipeline
                     .close_flow(&key, now.unix_us, reason, &mut records);
             }
         }
         self.tally.flows_live = states.len() as u64;
+        let under_way = states.iter().filter(|state| !state.is_over()).count();
+        self.tally.flows_under_way = under_way as u64;
+        self.tally.flows_waiting = self.live.pending()?;
+        self.removed.clear();
         let idle_ns = u64::from(self.config.flows.idle_s) * 1_000_000_000;
         for state in &states {
             let silent_ns = now.monotonic_ns.saturating_sub(state.last_seen_ns());
             if silent_ns >= idle_ns || (state.is_over() && silent_ns >= LINGER_NS) {
                 self.live.remove(&state.key)?;
+                self.removed.insert(state.key, state.generation);
                 self.tally.flows_removed += 1;
                 self.tally.flows_live -= 1;
             }
         }
         Ok(records)
+    }
+
+    /// Admits fewer new flows when there are more than can be measured, and more again after it.
+    pub(super) fn admit(&mut self) -> Result<()> {
+        let max = u64::from(self.live.max_flows());
+        let now_ns = Now::read().monotonic_ns;
+        let load = self.tally.load(&self.live.counters()?, now_ns, max);
+        let before = self.admissions.one_in();
+        if !self.admissions.next(&load) {
+            return Ok(());
+        }
+        let one_in = self.admissions.one_in();
+        if one_in != before {
+            tracing::warn!(
+                "one new flow in {one_in} is measured now: {} got a state and {} reports were lost in \
+                 the last {} ms; the table holds {max}",
+                load.created,
+                load.reports_lost,
+                load.elapsed_ns / 1_000_000,
+            );
+        }
+        self.admitted_one_in = self.admitted_one_in.max(one_in);
+        self.live.set_admission(Admission {
+            halvings: self.admissions.halvings(),
+            halvings_before: self.admissions.halvings_before(),
+        });
+        self.live.set_times(&self.config, self.epoch_offset_ns)
     }
 }

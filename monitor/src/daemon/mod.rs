@@ -25,10 +25,11 @@ mod tally;
 
 pub use restart::detach;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
+use monitor_ebpf::flow::FlowKey;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -51,8 +52,9 @@ use self::{
 use crate::{
     capture::live::{Live, Memory},
     config::Config,
-    engine::Pipeline,
+    engine::{Missed, Pipeline},
     export::{Record, jsonl::WriteError},
+    flow::admission::Admissions,
     path::Routes,
 };
 
@@ -116,6 +118,11 @@ struct Daemon {
     tally: Tally,
     metrics: metrics::Shown,
     ports: Option<PortFeed>,
+    admissions: Admissions,
+    /// One new flow in so many was admitted, at the least, in this window.
+    admitted_one_in: u32,
+    /// Flows that the last sweep removed, and their generations.
+    removed: HashMap<FlowKey, u64>,
     epoch_offset_ns: u64,
     /// What the next run must know, where anything is kept for it.
     memory: Option<Memory>,
@@ -206,6 +213,7 @@ impl Daemon {
                     // Where the clock was set back the window ends earlier than planned.
                     end_us = end_us.min(self.next_window_end());
                     self.record();
+                    self.admit()?;
                     self.leave(|_| ())?;
                     notify(&[NotifyState::Watchdog]);
                 }
@@ -303,6 +311,7 @@ impl Daemon {
         let kept = self.keeper.as_ref().map(Keeper::counts).unwrap_or_default();
         let heard = self.pipeline.heard();
         let others = self.feeds.state().counters.into_iter().chain([
+            ("admitted_one_in", u64::from(self.admissions.one_in())),
             ("hellos_named", heard.hellos_named),
             ("hellos_matched", heard.hellos_matched),
             ("hellos_nameless", heard.hellos_nameless),
@@ -339,12 +348,17 @@ impl Daemon {
 
     fn end_of_window(&mut self, end_us: u64) -> Result<()> {
         let began = Now::read();
+        // Before the table is read: what comes meanwhile is in the next window.
+        let counters = self.live.counters()?;
         let mut records = self.sweep()?;
         self.sweep_quic()?;
         let window_us = u64::from(self.config.window.length_s) * 1_000_000;
         let local = self.devices.end_of_window(window_us);
-        let counters = self.live.counters()?;
-        let missed = self.tally.end_of_window(&counters);
+        let one_in_now = self.admissions.one_in();
+        let missed = Missed {
+            admitted_one_in: std::mem::replace(&mut self.admitted_one_in, one_in_now),
+            ..self.tally.end_of_window(&counters, self.log.losses().0)
+        };
         let ports = self.ports.as_ref();
         let ports = ports.map(|ports| ports.window(end_us.saturating_sub(window_us), end_us));
         let ports = ports.as_ref();
@@ -401,7 +415,9 @@ impl Daemon {
             records.extend(self.pipeline.finish(now.unix_us, None));
             // The next run, if there is one, takes the difference from the window before.
             let before = self.tally.clone();
-            self.tally.end_of_window(&self.live.counters()?);
+            let lines_dropped = self.log.losses().0;
+            self.tally
+                .end_of_window(&self.live.counters()?, lines_dropped);
             records.push(self.status(now.unix_us));
             self.write(&records)?;
             self.tally = before;

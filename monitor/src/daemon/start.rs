@@ -1,5 +1,6 @@
 //! What comes before the first packet.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::{
     config::{Config, Level},
     engine::Pipeline,
     evidence,
+    flow::admission::Admissions,
     path::history::Store,
     recognise::services::Services,
 };
@@ -112,6 +114,8 @@ impl Daemon {
         if keeper.is_some() {
             pipeline.keep_evidence();
         }
+        let admission = live.admission();
+        let admissions = Admissions::resumed(admission.halvings, admission.halvings_before);
         let mut daemon = Self {
             pipeline,
             keeper,
@@ -130,6 +134,9 @@ impl Daemon {
             routes,
             log,
             look_failing: false,
+            admitted_one_in: admissions.one_in(),
+            admissions,
+            removed: HashMap::new(),
             stays: true,
             epoch_offset_ns: now.offset_ns(),
             memory: None,

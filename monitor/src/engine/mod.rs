@@ -42,12 +42,21 @@ use crate::verdict::playback::{CellSaid, Said};
 
 /// What was not seen in one window. Differences, not totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Missed {
     pub reports_received: u64,
     pub reports_lost: u64,
     pub flows_evicted: u64,
     pub flows_refused: u64,
     pub packets_unparsed: u64,
+    pub chunks_lost: u64,
+    /// Flows that waited for a state and were pushed out.
+    pub flows_waiting_evicted: u64,
+    /// Lines that are not in the log.
+    pub log_lines_dropped: u64,
+    /// One new flow in this many was admitted, at the least; 0 or 1: all. What is in the sample
+    /// is unbiased, so that this is no part of the share.
+    pub admitted_one_in: u32,
 }
 
 impl Missed {
@@ -205,6 +214,16 @@ impl Pipeline {
     /// How many flows are watched.
     pub fn flows(&self) -> usize {
         self.flows.iter().count()
+    }
+
+    /// The generation of this flow, if it is known to have ended and no other one has taken its
+    /// place.
+    pub fn ended(&self, key: &FlowKey) -> Option<u64> {
+        let flow = self.flows.get(key).filter(|flow| flow.is_over())?;
+        if flow.state().is_replaced() {
+            return None;
+        }
+        Some(flow.state().generation)
     }
 
     /// The 5-tuples of all flows that are remembered, those that were closed included: they are
@@ -413,7 +432,7 @@ impl Pipeline {
             .collect();
         let mut coverage = Coverage::default();
         for (key, cell, quic) in &all {
-            coverage.add(key, cell.totals().to_client.bytes, quic.bytes);
+            coverage.add(key, cell.totals().estimate.bytes, quic.bytes);
         }
         let beside = Beside {
             missed,

@@ -23,7 +23,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Entries of a status record that say how much there is, and not how much there was.
-const GAUGES: [&str; 15] = [
+const GAUGES: [&str; 17] = [
+    "admitted_one_in",
     "bmp_attribute_bytes",
     "bmp_peers",
     "bmp_routers",
@@ -34,6 +35,7 @@ const GAUGES: [&str; 15] = [
     "fib_stale",
     "flows_live",
     "flows_open",
+    "flows_waiting",
     "route_prefixes_bmp",
     "route_prefixes_file",
     "route_prefixes_followed",

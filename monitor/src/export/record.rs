@@ -117,6 +117,10 @@ pub struct FlowRecord {
     pub limited_by: Option<Limit>,
     pub to_client: DirectionRecord,
     pub to_server: DirectionRecord,
+    /// How many flows it stands for: itself, and those that were not admitted in its place when
+    /// there were more than could be measured.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub stands_for: u32,
     /// Its chunks so far that are over; `null`: there was none.
     #[serde(default)]
     pub chunks: Option<ChunksRecord>,
@@ -335,6 +339,13 @@ pub struct CellRecord {
     /// are about; the rest is QUIC.
     #[serde(default)]
     pub tcp_share: Option<f64>,
+    /// Flows that did something, and bytes toward the clients, those included that were not
+    /// admitted when there were more than could be measured: estimates then. Every other figure
+    /// is of the flows that were measured.
+    #[serde(default)]
+    pub estimated_flows: u64,
+    #[serde(default)]
+    pub estimated_bytes: u64,
     /// `null`: there was none.
     #[serde(default)]
     pub quic: Option<QuicRecord>,
@@ -555,6 +566,18 @@ pub struct ScopeRecord {
     pub observations: u64,
 }
 
+fn one() -> u32 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
 /// What was not seen in a window.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -563,6 +586,20 @@ pub struct MissedRecord {
     pub flows_evicted: u64,
     pub flows_refused: u64,
     pub packets_unparsed: u64,
+    /// Chunks that the ring buffer had no room for.
+    #[serde(default)]
+    pub chunks_lost: u64,
+    /// Flows that waited for their second direction, or for the end of their handshake, and made
+    /// room for others.
+    #[serde(default)]
+    pub flows_waiting_evicted: u64,
+    /// Lines that are not in this log.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
+    /// Of the flows that began one in this many was measured; 1: all of them. Chosen by a keyed
+    /// hash, so that shares and medians stay what they are.
+    #[serde(default = "one")]
+    pub admitted_one_in: u32,
     /// Flows to clients without a known route.
     pub observations_unrouted: u64,
     /// Clients whose cell is not known long enough.

@@ -2,8 +2,9 @@
 //!
 //! [`FlowTable`] keeps the last state of every flow, takes differences ([`totals`]), fixes the
 //! roles of the two ends ([`roles`]) and yields one [`Observation`] a flow a window.
-//! [`chunk`] follows the responses in it. [`baseline`] remembers what is usual for a cell, [`own`] for each client in it.
+//! [`admission`] decides how many new flows are measured. [`chunk`] follows the responses in it. [`baseline`] remembers what is usual for a cell, [`own`] for each client in it.
 
+pub mod admission;
 pub mod baseline;
 pub mod chunk;
 pub mod histogram;
@@ -45,6 +46,8 @@ pub enum CloseReason {
 /// One flow's activity in one window.
 #[derive(Clone, Debug)]
 pub struct Observation {
+    /// How many flows it stands for (see [`Flow::stands_for`]).
+    pub stands_for: u32,
     pub client: IpAddr,
     /// `None`: no route is known for the client.
     pub location: Option<Location>,

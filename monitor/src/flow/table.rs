@@ -610,6 +610,7 @@ impl Flow {
         }
         let is_new = std::mem::take(&mut self.is_new);
         Some(Observation {
+            stands_for: self.stands_for(),
             client: self.roles.client,
             location: self.location.clone(),
             rerouted: self.rerouted,
@@ -622,6 +623,12 @@ impl Flow {
                 None
             },
         })
+    }
+
+    /// How many flows it stands for: itself, and those that were not admitted in its place when
+    /// there were more than could be measured.
+    pub fn stands_for(&self) -> u32 {
+        1 << self.last.state.halvings()
     }
 
     /// Whether it did something in the window that ended last.
@@ -686,7 +693,7 @@ impl Flow {
     }
 
     /// Whether nothing more is to come: aborted, or finished by both sides.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.last.state.is_over()
     }
 }

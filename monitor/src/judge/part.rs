@@ -39,7 +39,9 @@ impl Part {
             );
         }
         let quic_bytes = record.quic.map_or(0, |quic| quic.bytes);
-        if record.to_client.bytes > MAX_FIGURE || quic_bytes > MAX_FIGURE {
+        // Versions that admitted every flow made no estimate.
+        let tcp_bytes = record.to_client.bytes.max(record.estimated_bytes);
+        if tcp_bytes > MAX_FIGURE || quic_bytes > MAX_FIGURE {
             return Err("more bytes than a window can have".to_owned());
         }
         let clients = record.client_list.into_iter().map(client);
@@ -56,7 +58,7 @@ impl Part {
             route_changed: record.route_changed,
             route_stale: record.route_stale,
             clients: clients.collect::<Result<_, _>>()?,
-            tcp_bytes: record.to_client.bytes,
+            tcp_bytes,
             quic_bytes,
         })
     }

@@ -56,10 +56,14 @@ impl Batch {
             (&mut sum.flows_evicted, missed.flows_evicted),
             (&mut sum.flows_refused, missed.flows_refused),
             (&mut sum.packets_unparsed, missed.packets_unparsed),
+            (&mut sum.chunks_lost, missed.chunks_lost),
+            (&mut sum.flows_waiting_evicted, missed.flows_waiting_evicted),
+            (&mut sum.log_lines_dropped, missed.log_lines_dropped),
             (&mut host.unrouted, missed.observations_unrouted),
         ] {
             *sum = sum.saturating_add(more);
         }
+        sum.admitted_one_in = sum.admitted_one_in.max(missed.admitted_one_in);
         host.devices = both(host.devices.take(), inputs.devices, |mut one, other| {
             one.extend(other);
             one
@@ -233,11 +237,16 @@ impl Merged {
             (&mut sum.flows_evicted, more.flows_evicted),
             (&mut sum.flows_refused, more.flows_refused),
             (&mut sum.packets_unparsed, more.packets_unparsed),
+            (&mut sum.chunks_lost, more.chunks_lost),
+            (&mut sum.flows_waiting_evicted, more.flows_waiting_evicted),
+            (&mut sum.log_lines_dropped, more.log_lines_dropped),
             (&mut self.cells.unrouted, host.unrouted),
             (&mut self.cells.observations, host.unrouted),
         ] {
             *sum = sum.saturating_add(more);
         }
+        let one_in = &mut self.missed.admitted_one_in;
+        *one_in = (*one_in).max(host.missed.admitted_one_in);
     }
 
     /// What the devices of all hosts counted, where all were read.

@@ -114,6 +114,7 @@ pub fn observe(
     to_client.rtt.add_difference(&[0; RTT_BINS], &bins);
     to_client.rtt_samples = RTT_SAMPLES;
     Observation {
+        stands_for: 1,
         client: home.address.into(),
         location: Some(home.location.clone()),
         rerouted: false,

@@ -28,7 +28,7 @@ const LINKS: &str = "links";
 const MAPS: &str = "maps-";
 
 /// Raise it when a field of [`Memory`] changes.
-const MEMORY_VERSION: u32 = 1;
+const MEMORY_VERSION: u32 = 2;
 
 /// What one daemon leaves for the next. All zero: there was none before.
 #[repr(C)]
@@ -45,7 +45,7 @@ pub struct Memory {
     pub reports_received: u64,
     pub flows_removed: u64,
     /// Totals at `closed_ns`, of which the next window takes the difference.
-    pub before: [u64; 5],
+    pub before: [u64; 7],
 }
 
 /// A map as this build would create it.

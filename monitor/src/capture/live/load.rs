@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
 };
 
@@ -16,6 +17,7 @@ use aya::{
 use aya_obj::EbpfSectionKind;
 use ipnet::IpNet;
 use monitor_ebpf::{
+    admit::Pending,
     bench::Case,
     counters::{COUNTERS, Counters},
     flow::{Address, FlowKey, FlowState},
@@ -36,7 +38,7 @@ use crate::config::{Config, KernelLog};
 /// The object that `build.rs` compiled from `monitor-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lastmile-ebpf"));
 
-/// Bytes of the ring buffer: 8,192 reports, what 8,192 flows say in one interval while the
+/// Bytes of the ring buffer: 5,900 reports, what as many flows say in one interval while the
 /// daemon does something else.
 const REPORT_BYTES: u32 = 8 << 20;
 
@@ -159,6 +161,7 @@ pub struct Live {
     ebpf: Ebpf,
     flows: Map,
     quic_flows: Map,
+    pending: Map,
     counts: PerCpuArray<MapData, PodCounters>,
     settings: Array<MapData, PodSettings>,
     ports: Array<MapData, u64>,
@@ -167,6 +170,19 @@ pub struct Live {
     /// Where maps and links stay when this process has gone.
     pub(super) pins: Option<Pins>,
     memory: Option<Array<MapData, PodMemory>>,
+    /// Which flows are admitted while not all are: another choice with every start.
+    admission_key: u64,
+    admission: Admission,
+    max_flows: u32,
+}
+
+/// How many of the new flows are admitted (see `select::admitted`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// Of the flows that begin now, one in two to this power.
+    pub halvings: u32,
+    /// ... and of those that may have begun before.
+    pub halvings_before: u32,
 }
 
 impl Live {
@@ -229,14 +245,21 @@ impl Live {
         }
         let flows = take(&mut ebpf, "FLOWS")?;
         let quic_flows = take(&mut ebpf, "QUIC_FLOWS")?;
+        let pending = take(&mut ebpf, "PENDING")?;
         let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)?;
-        let settings = Array::try_from(take(&mut ebpf, "SETTINGS")?)?;
+        let settings: Array<_, PodSettings> = Array::try_from(take(&mut ebpf, "SETTINGS")?)?;
+        // Whoever was turned away by an earlier run is not admitted in its midst by this one.
+        let kept = match pins.as_ref().is_some_and(Pins::resumed) {
+            true => Some(settings.get(&0, 0).context("cannot read the settings")?.0),
+            false => None,
+        };
         let ports = Array::try_from(take(&mut ebpf, "PORTS")?)?;
         let prefixes = LpmTrie::try_from(take(&mut ebpf, "PREFIXES")?)?;
         Ok(Self {
             ebpf,
             flows,
             quic_flows,
+            pending,
             counts,
             settings,
             ports,
@@ -244,6 +267,13 @@ impl Live {
             logs,
             pins,
             memory,
+            admission_key: kept
+                .map_or_else(|| RandomState::new().hash_one(0), |kept| kept.admission_key),
+            admission: kept.map_or_else(Admission::default, |kept| Admission {
+                halvings: kept.halvings,
+                halvings_before: kept.halvings_before,
+            }),
+            max_flows: options.max_flows,
         })
     }
 
@@ -377,6 +407,21 @@ impl Live {
         self.set_times(config, epoch_offset_ns)
     }
 
+    /// How many flows the table holds.
+    pub fn max_flows(&self) -> u32 {
+        self.max_flows
+    }
+
+    /// How many new flows are admitted; after a restart, as many as before it.
+    pub fn admission(&self) -> Admission {
+        self.admission
+    }
+
+    /// From the next [`Self::set_times`] or [`Self::watch`] on, so many new flows are admitted.
+    pub fn set_admission(&mut self, admission: Admission) {
+        self.admission = admission;
+    }
+
     /// The part of [`Self::watch`] that changes when the wall clock was set.
     pub fn set_times(&mut self, config: &Config, epoch_offset_ns: u64) -> Result<()> {
         let mut flags = 0;
@@ -395,6 +440,9 @@ impl Live {
             epoch_offset_ns,
             sample_threshold: u32::MAX / config.watch.sample_one_in.max(1),
             flags,
+            admission_key: self.admission_key,
+            halvings: self.admission.halvings,
+            halvings_before: self.admission.halvings_before,
         };
         self.settings
             .set(0, PodSettings(settings), 0)
@@ -409,6 +457,18 @@ impl Live {
         // SAFETY: the object defines FLOWS with these types, which are plain integers.
         unsafe { batch::read(table, FlowState::EMPTY, |_, state| each(state)) }
             .context("cannot read the flow table")
+    }
+
+    /// How many flows wait for a state.
+    pub fn pending(&self) -> Result<u64> {
+        let Map::LruHashMap(table) = &self.pending else {
+            bail!("the BPF object's map PENDING is no LRU hash map");
+        };
+        let mut count = 0;
+        // SAFETY: as above.
+        unsafe { batch::read(table, Pending::EMPTY, |_, _| count += 1) }
+            .context("cannot read the table of flows that wait")?;
+        Ok(count)
     }
 
     /// The state of every QUIC flow.

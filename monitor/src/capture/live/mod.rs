@@ -13,5 +13,5 @@ pub use attach::{Attachment, FILTER_HANDLE, Hook, Standing, detach_filters};
 pub use features::{Feature, State as FeatureState, features};
 pub use hellos::Hellos;
 pub use keep::{Memory, Pins, is_bpf_file_system};
-pub use load::{Live, Options, PROGRAMS, Program};
+pub use load::{Admission, Live, Options, PROGRAMS, Program};
 pub use reports::Reports;

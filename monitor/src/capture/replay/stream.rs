@@ -500,6 +500,9 @@ fn settings(config: &Config, attribution: Attribution) -> Settings {
         epoch_offset_ns: 0,
         sample_threshold: u32::MAX / config.watch.sample_one_in.max(1),
         flags,
+        admission_key: 0,
+        halvings: 0,
+        halvings_before: 0,
     }
 }
 
