@@ -219,6 +219,7 @@ fn measure(
         routers: false,
         video: false,
         streams: Vec::new(),
+        alone: true,
         time_limit: TIME_LIMIT,
         out_dir: cargo::workspace().join("target/vm-bench"),
     };

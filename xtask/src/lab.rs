@@ -243,6 +243,7 @@ pub fn play(
         routers: description.routers,
         video: false,
         streams: Vec::new(),
+        alone: true,
         time_limit: description.duration + TIME_BESIDES,
         out_dir,
     };

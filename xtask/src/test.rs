@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, ExitCode, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -53,6 +54,9 @@ const TESTS_ON_ONE_KERNEL: [&str; 8] = [
     "spread",
     "tcp_info",
 ];
+/// Test executables that measure times: their machines run alone. The others' run side by side, one of
+/// each kernel: most of what they do is to wait for the verifier, which is slow under emulation.
+const TESTS_THAT_MEASURE_TIMES: [&str; 4] = ["devices", "loss_side", "spread", "tcp_info"];
 const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
@@ -96,6 +100,14 @@ impl Tally {
     fn begin(&mut self, part: &str) {
         println!("\n== {part}");
         part.clone_into(&mut self.part);
+    }
+
+    /// Takes what another one counted.
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.failures.extend(other.failures);
     }
 
     /// The part as a whole is one test.
@@ -270,6 +282,12 @@ fn captures(built: &[Executable], tally: &mut Tally) {
     }
 }
 
+/// A test executable in a machine.
+struct MachineTest {
+    name: String,
+    spec: VmSpec,
+}
+
 /// The daemon's own tests, which load its programs, in each kernel.
 fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tally: &mut Tally) {
     let of_package = built.iter().filter(|built| built.package == PACKAGE);
@@ -281,6 +299,8 @@ fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tall
             && (test.name != TEST_OF_LOAD || !names.is_empty())
             && (names.is_empty() || names.contains(&test.name))
     };
+    // One after the other: each copies what the others do, too.
+    let mut all = Vec::new();
     for kernel in Kernel::ALL {
         let here = |test: &&&Executable| {
             kernel == Kernel::default()
@@ -288,12 +308,56 @@ fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tall
                 || !TESTS_ON_ONE_KERNEL.contains(&test.name.as_str())
         };
         for test in tests.iter().filter(wanted).filter(here) {
-            test_in_machine(cache, kernel, &[], test, &programs, tally);
-            if test.name == TEST_UNDER_LOCKDOWN {
-                test_in_machine(cache, kernel, &[LOCKDOWN], test, &programs, tally);
+            let under_lockdown = test.name == TEST_UNDER_LOCKDOWN;
+            for arguments in [&[][..], &[LOCKDOWN]]
+                .into_iter()
+                .take(1 + usize::from(under_lockdown))
+            {
+                let name = [
+                    &[test.name.as_str(), "on Linux", kernel.version()],
+                    arguments,
+                ];
+                let name = name.concat().join(" ");
+                let spec = guest_spec(kernel, arguments, test, &programs);
+                tally.part.clone_from(&name);
+                if let Some(spec) = or_failure(tally, spec) {
+                    all.push(MachineTest { name, spec });
+                }
             }
         }
     }
+    let (alone, beside): (Vec<_>, Vec<_>) = all.into_iter().partition(|test| test.spec.alone);
+    for test in &alone {
+        tally.begin(&test.name);
+        test_in_machine(cache, test, tally, &mut |line| println!("{line}"));
+    }
+    let lanes: Vec<Tally> = thread::scope(|scope| {
+        let lanes = Kernel::ALL.map(|kernel| {
+            let tests = beside.iter().filter(move |test| test.spec.kernel == kernel);
+            scope.spawn(|| lane(cache, tests))
+        });
+        lanes
+            .map(|lane| lane.join().expect("a lane does not panic"))
+            .into()
+    });
+    for lane in lanes {
+        tally.add(lane);
+    }
+}
+
+/// One test after the other, each shown when it has ended.
+fn lane<'a>(cache: &Cache, tests: impl Iterator<Item = &'a MachineTest>) -> Tally {
+    let mut tally = Tally::default();
+    for test in tests {
+        let mut text = String::new();
+        tally.part.clone_from(&test.name);
+        test_in_machine(cache, test, &mut tally, &mut |line| {
+            text.push_str(line);
+            text.push('\n');
+        });
+        println!("\n== {}\n{text}", test.name);
+    }
+    tally
 }
 
 /// Shows an error and counts it.
@@ -308,28 +372,17 @@ fn or_failure<T>(tally: &mut Tally, result: Result<T>) -> Option<T> {
 
 fn test_in_machine(
     cache: &Cache,
-    kernel: Kernel,
-    kernel_arguments: &[&str],
-    test: &Executable,
-    programs: &[&Executable],
+    test: &MachineTest,
     tally: &mut Tally,
+    say: &mut dyn FnMut(&str),
 ) {
-    let name = [
-        &[test.name.as_str(), "on Linux", kernel.version()],
-        kernel_arguments,
-    ]
-    .concat()
-    .join(" ");
-    tally.begin(&name);
     let failed_before = tally.failed;
-    let result = guest_spec(kernel, kernel_arguments, test, programs).and_then(|spec| {
-        vm::run(cache, &spec, &mut |line| {
-            println!("{line}");
-            tally.read(line);
-        })
+    let result = vm::run(cache, &test.spec, &mut |line| {
+        say(line);
+        tally.read(line);
     });
     if let Err(error) = &result {
-        eprintln!("error: {error:#}");
+        say(&format!("error: {error:#}"));
     }
     // A harness that dies leaves no counts.
     if !matches!(result, Ok(0)) && tally.failed == failed_before {
@@ -383,6 +436,7 @@ fn guest_spec(
         routers: false,
         video: false,
         streams: Vec::new(),
+        alone: TESTS_THAT_MEASURE_TIMES.contains(&test.name.as_str()),
         time_limit: EXECUTABLE_LIMIT,
         out_dir: folder.join(format!("{}-{}", test.name, kernel.version())),
     })

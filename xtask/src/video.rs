@@ -46,6 +46,7 @@ pub fn run(kernel: Kernel) -> Result<ExitCode> {
         routers: false,
         video: true,
         streams: Vec::new(),
+        alone: true,
         time_limit: TIME_LIMIT,
         out_dir: cargo::workspace().join(out_dir),
     };

@@ -93,6 +93,7 @@ fn probe(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
         routers: false,
         video: false,
         streams: Vec::new(),
+        alone: true,
         time_limit: PROBE_LIMIT,
         out_dir: cache.path("kvm-probe"),
     };

@@ -48,6 +48,7 @@ pub fn run(request: Request) -> Result<ExitCode> {
         routers: false,
         video: false,
         streams: Vec::new(),
+        alone: true,
         time_limit: Duration::from_secs(request.timeout_s),
         out_dir: request.out,
     };

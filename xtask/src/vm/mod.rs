@@ -54,6 +54,9 @@ pub struct VmSpec {
     pub video: bool,
     /// Files here that receive, live, what the command writes to `/dev/virtio-ports/NAME`.
     pub streams: Vec<(String, PathBuf)>,
+    /// Whether times are measured in it: emulated machines disturb each other's clocks, and a
+    /// scenario's queues with them.
+    pub alone: bool,
     /// From the start of QEMU to its end.
     pub time_limit: Duration,
     /// Receives the contents of the guest's `/out`, and `console.log`, the kernel's messages.
@@ -70,25 +73,34 @@ const MEMORY_MIB: u32 = 1536;
 const CPUS: u32 = 2;
 
 /// Boots, runs the command and hands each line of its output to `on_line`; returns its exit status.
-/// One machine runs at a time: two emulated ones on a few processors disturb each other's clocks,
-/// and a scenario's queues with them.
+/// A machine that wants to be alone waits for all others, and they for it.
 ///
 /// # Errors
 /// When the machine could not be started, did not end in time or its kernel failed.
 pub fn run(cache: &Cache, spec: &VmSpec, on_line: &mut dyn FnMut(&str)) -> Result<i32> {
-    let _alone = alone(cache)?;
+    let _turn = await_turn(cache, spec.alone)?;
     let accelerator = accel::choose(cache, spec.kernel)?;
     run_with(cache, spec, accelerator, on_line)
 }
 
-/// Keeps other machines waiting until the result is dropped.
-fn alone(cache: &Cache) -> Result<File> {
+/// Keeps machines that disturb this one waiting until the result is dropped.
+fn await_turn(cache: &Cache, alone: bool) -> Result<File> {
     let path = cache.path("machine.lock");
     let refused = || format!("cannot lock {}", path.display());
     let lock = File::create(&path).with_context(refused)?;
-    if lock.try_lock().is_err() {
+    let at_once = if alone {
+        lock.try_lock()
+    } else {
+        lock.try_lock_shared()
+    };
+    if at_once.is_err() {
         println!("Waiting for another virtual machine to end ...");
-        lock.lock().with_context(refused)?;
+        if alone {
+            lock.lock()
+        } else {
+            lock.lock_shared()
+        }
+        .with_context(refused)?;
     }
     Ok(lock)
 }
