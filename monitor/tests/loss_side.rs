@@ -530,9 +530,13 @@ fn judge(played: &Played, tables: &HostTables) -> Matrix {
         observe(&packet, Link::Ethernet, tables).expect("the packet is understood");
         let after = state(tables, segment);
         let (Some(before), Some(after)) = (before, after) else {
-            // Where the ACK of the SYN-ACK was lost the client's request is in its place.
-            let is_data = segment.from_server && segment.space() > 0;
-            assert!(!is_data, "data only after the handshake");
+            // Where the ACK of the SYN-ACK was lost the client's request is in its place, and the
+            // flow begins with it.
+            let is_request = !segment.from_server && after.is_some();
+            assert!(
+                segment.space() == 0 || is_request,
+                "data only after the handshake"
+            );
             continue;
         };
         let direction = key(segment).1;

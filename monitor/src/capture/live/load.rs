@@ -170,7 +170,7 @@ pub struct Live {
     /// Where maps and links stay when this process has gone.
     pub(super) pins: Option<Pins>,
     memory: Option<Array<MapData, PodMemory>>,
-    /// Which flows are admitted while not all are: another choice with every start.
+    /// Which flows are admitted while not all are: a secret, the same as long as the maps are.
     admission_key: u64,
     admission: Admission,
     max_flows: u32,
@@ -249,9 +249,11 @@ impl Live {
         let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)?;
         let settings: Array<_, PodSettings> = Array::try_from(take(&mut ebpf, "SETTINGS")?)?;
         // Whoever was turned away by an earlier run is not admitted in its midst by this one.
-        let kept = match pins.as_ref().is_some_and(Pins::resumed) {
-            true => Some(settings.get(&0, 0).context("cannot read the settings")?.0),
-            false => None,
+        let kept = if pins.as_ref().is_some_and(Pins::resumed) {
+            let PodSettings(kept) = settings.get(&0, 0).context("cannot read the settings")?;
+            Some(kept)
+        } else {
+            None
         };
         let ports = Array::try_from(take(&mut ebpf, "PORTS")?)?;
         let prefixes = LpmTrie::try_from(take(&mut ebpf, "PREFIXES")?)?;
