@@ -37,6 +37,11 @@ const SLACK_KIB: u64 = 16 << 10;
 const RELOADS: u32 = 60;
 const COMINGS: u32 = 10;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// As many windows as an hour has of the usual ones, after as many as it takes to have seen
+/// everything once.
+const HOUR_WINDOWS: usize = 60;
+const FIRST_WINDOWS: usize = 10;
+const CONNECTIONS_A_WINDOW: u32 = 8;
 
 /// The usual configuration with a small table, and the port of short connections watched.
 fn small(log: &Path) -> String {
@@ -70,10 +75,12 @@ fn finish(daemon: &mut Daemon, log: &Path) -> Vec<Value> {
 /// The watched flow's record is what its socket says.
 #[track_caller]
 fn assert_whole(lines: &[Value], socket: &TcpInfo, received: u64) {
-    let known = flows(lines, "update");
-    let long = known
+    // Its last record, whether a window ended in between or not.
+    let long = lines
         .iter()
-        .rfind(|line| line["server_port"] == PORT)
+        .rfind(|line| {
+            line["type"] == "flow" && line["event"] != "open" && line["server_port"] == PORT
+        })
         .unwrap_or_else(|| panic!("the watched flow is in the log: {}", counters(lines)));
     let to_client = &long["to_client"];
     assert_eq!(to_client["segments"], socket.data_segs_out, "{long}");
@@ -366,10 +373,22 @@ fn reloads_and_devices_that_come_and_go_leave_nothing_behind() {
         after.memory_kib
     );
     assert!(!before.programs.is_empty() && !before.maps.is_empty());
+    assert_as_much(&before, &after);
+    let (socket, received) = transfer.end();
+    daemon.signal(libc::SIGINT);
+    assert!(daemon.wait().success(), "a clean end");
+    assert_whole(&lines(&log), &socket, received);
+    after.await_freed();
+    internet.assert_no_programs(&internet.server);
+}
+
+/// Nothing was left behind.
+#[track_caller]
+fn assert_as_much(before: &Holdings, after: &Holdings) {
     let what = |of: &Holdings| (of.descriptors.len(), of.programs.clone(), of.maps.clone());
     assert_eq!(
-        what(&before),
-        what(&after),
+        what(before),
+        what(after),
         "{:?} and then {:?}",
         before.descriptors,
         after.descriptors
@@ -378,12 +397,53 @@ fn reloads_and_devices_that_come_and_go_leave_nothing_behind() {
         after.memory_kib < before.memory_kib + SLACK_KIB,
         "memory: {after:?}"
     );
+}
+
+/// Windows that have ended: each has a status.
+fn windows(log: &Path) -> usize {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let status = |line: &&str| line.contains(r#""type":"status""#);
+    text.lines().filter(status).count()
+}
+
+#[test]
+fn an_hours_windows_of_flows_that_come_and_go_leave_nothing_behind() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("faults-hour");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, Some(QUEUE));
+    let short = small(&log).replace("length_s = 3600", "length_s = 1");
+    let mut daemon = Daemon::start(&internet, &folder, &short);
+    let transfer = Transfer::start(&internet);
+    let pass = |wanted: usize| {
+        let (mut seen, mut begin) = (windows(&log), Instant::now());
+        while seen < wanted {
+            let now = windows(&log);
+            if now > seen {
+                flood::connections(&internet, CONNECTIONS_A_WINDOW);
+                (seen, begin) = (now, Instant::now());
+            }
+            assert!(begin.elapsed() < PATIENCE, "{seen} windows of {wanted}");
+            thread::sleep(LOOK_INTERVAL);
+        }
+    };
+    pass(FIRST_WINDOWS);
+    let before = Holdings::of(&daemon);
+    pass(FIRST_WINDOWS + HOUR_WINDOWS);
+    let after = Holdings::of(&daemon);
     let (socket, received) = transfer.end();
-    daemon.signal(libc::SIGINT);
-    assert!(daemon.wait().success(), "a clean end");
-    assert_whole(&lines(&log), &socket, received);
-    after.await_freed();
-    internet.assert_no_programs(&internet.server);
+    let lines = finish(&mut daemon, &log);
+    println!(
+        "{HOUR_WINDOWS} windows, {} flows, {} lines: {} -> {} KiB",
+        counter(&lines, "flows_created"),
+        lines.len(),
+        before.memory_kib,
+        after.memory_kib
+    );
+    assert_as_much(&before, &after);
+    assert_whole(&lines, &socket, received);
 }
 
 /// Whether this is one of our own machines, whose clock is nobody else's.
@@ -425,15 +485,10 @@ fn a_clock_that_is_set_forward_and_back_changes_no_count_and_ends_no_window_for_
     let short = small(&log).replace("length_s = 3600", "length_s = 2");
     let mut daemon = Daemon::start(&internet, &folder, &short);
     let transfer = Transfer::start(&internet);
-    let windows = || {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        let status = |line: &&str| line.contains(r#""type":"status""#);
-        text.lines().filter(status).count()
-    };
     for seconds in [0, HOUR_S, -2 * HOUR_S, HOUR_S] {
         step_clock(seconds);
-        let (before, begin) = (windows(), Instant::now());
-        while windows() < before + 2 {
+        let (before, begin) = (windows(&log), Instant::now());
+        while windows(&log) < before + 2 {
             assert!(begin.elapsed() < PATIENCE, "windows end after {seconds} s");
             thread::sleep(LOOK_INTERVAL);
         }

@@ -19,8 +19,10 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
 
-/// Longer than anything here takes, under emulation too.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than the kernel takes to tell of a change and we to hear it, under emulation too.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than all changes of a test together take there: each is waited for by itself.
+const ALL_STEPS: Duration = Duration::from_secs(300);
 /// Addresses asked about each time.
 const ASKED: usize = 400;
 
@@ -95,7 +97,7 @@ impl Host {
                 .enable_all()
                 .build()?;
             Ok(runtime.block_on(async {
-                tokio::time::timeout(PATIENCE, work(inside))
+                tokio::time::timeout(ALL_STEPS, work(inside))
                     .await
                     .expect("it ends in time")
             }))
@@ -513,7 +515,7 @@ fn changes_are_heard_and_lead_to_the_kernels_answers() {
                     break;
                 }
                 // Another change is on its way, or the test ends by its time limit.
-                tokio::time::timeout(PATIENCE / 2, feed.live.changed())
+                tokio::time::timeout(PATIENCE, feed.live.changed())
                     .await
                     .unwrap_or_else(|_| panic!("after `{step}`: {:#?}", &disagreements[..1]));
             }

@@ -28,8 +28,10 @@ use support::{
     stream::Transfer,
 };
 
-/// Restarts under one transfer.
+/// Restarts under one transfer, where [`KILLS_VARIABLE`] does not say how many: as many as there is
+/// time for whenever everything is tested.
 const KILLS: u32 = 10;
+const KILLS_VARIABLE: &str = "LASTMILE_KILLS";
 /// A transfer that outlasts them, with losses at its queue.
 const QUEUE: &str = "tbf rate 20mbit burst 16kb limit 30kb";
 /// Both hooks are looked at this often.
@@ -112,6 +114,10 @@ fn watch_hooks(
     })
 }
 
+fn kills() -> u32 {
+    std::env::var(KILLS_VARIABLE).map_or(KILLS, |number| number.parse().expect("a number"))
+}
+
 /// Moments that differ from run to run.
 struct Moments(u64);
 
@@ -155,7 +161,8 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     let stop = Arc::new(AtomicBool::new(false));
     let hooks = watch_hooks(&internet, &stop);
     let mut moments = Moments::new();
-    for number in 0..KILLS {
+    let kills = kills();
+    for number in 0..kills {
         // Every other one is killed while it starts.
         let limit = if number % 2 == 0 { start } else { start * 2 };
         thread::sleep(moments.next(limit));
@@ -175,7 +182,7 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     stop.store(true, Ordering::Relaxed);
     let (looks, seen) = hooks.join().expect("it looks until the end");
     println!(
-        "{looks} looks at the hooks during {KILLS} kills, {} segments, {} sent again: {seen:?}; \
+        "{looks} looks at the hooks during {kills} kills, {} segments, {} sent again: {seen:?}; \
          a start takes {} ms",
         socket.data_segs_out,
         socket.total_retrans,

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::addresses::VIDEO;
 use crate::cross::{self, Running};
 use crate::daemon::{Daemon, Event, PROGRAM, check_log};
-use crate::judge::{Outcome, Said, judge};
+use crate::judge::{Outcome, Said, Tally, judge, tally};
 use crate::netns;
 use crate::plan::Plan;
 use crate::player::{ChunkReport, play};
@@ -131,7 +131,8 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         "{lines} lines in lastmile.jsonl, all as the schema says, {} of them verdicts",
         said.len()
     );
-    write_outcome(&outcome, &reached, &contradictions, &options.out)?;
+    let tally = tally(&said, &scenario.truths);
+    write_outcome(&outcome, &tally, &reached, &contradictions, &options.out)?;
     ensure_true(&contradictions)?;
     Ok(outcome.passed() && reached.passed())
 }
@@ -372,6 +373,7 @@ fn write_truth(scenario: &Scenario, clock: &Clock, out: &Path) -> Result<()> {
 
 fn write_outcome(
     outcome: &Outcome,
+    tally: &Tally,
     reached: &Reached,
     contradictions: &[String],
     out: &Path,
@@ -386,6 +388,7 @@ fn write_outcome(
             "passed": outcome.passed() && reached.passed() && contradictions.is_empty(),
             "answers": answers.collect::<Vec<_>>(),
             "wrongly_blamed": outcome.wrong,
+            "tally": tally,
             "wrong_routes": reached.wrong,
             "truth_contradicted_by": contradictions,
         }),

@@ -8,7 +8,9 @@
 //! The *final verdict* about a truth is what most of the last [`FINAL_WINDOWS`] full windows of
 //! its time say: one window may be late or thin, but a lucky last one is not enough.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
 
 use crate::scenario::Truth;
 use crate::verdict::Verdict;
@@ -56,6 +58,53 @@ impl Outcome {
     pub fn passed(&self) -> bool {
         self.wrong.is_empty() && self.answers.iter().all(|answer| answer.right)
     }
+}
+
+/// The same run in figures, for a table of many.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// Whatever was named, each once: those that may have been ...
+    pub names_right: BTreeSet<String>,
+    /// ... and those that may not.
+    pub names_wrong: BTreeSet<String>,
+    /// Sets of several segments in all windows; those of them that held the truth; how many segments
+    /// were in all of them together.
+    pub sets: u64,
+    pub sets_right: u64,
+    pub set_sizes: u64,
+    /// Names in all windows with their confidence, and whether they were right.
+    pub stated: Vec<(f64, bool)>,
+    /// From the beginning of the truth to the end of the first window that named it, s.
+    pub named_after_s: Option<f64>,
+}
+
+/// Counts all verdicts of a run.
+#[must_use]
+pub fn tally(said: &[Said], truths: &[Truth]) -> Tally {
+    let mut tally = Tally::default();
+    for said in said.iter().filter(|said| blames(&said.verdict)) {
+        let verdict = &said.verdict;
+        let truth = truths.iter().find(|truth| may_say(said, truth));
+        if verdict.segments.len() > 1 {
+            tally.sets += 1;
+            tally.sets_right += u64::from(truth.is_some());
+            tally.set_sizes += verdict.segments.len() as u64;
+            continue;
+        }
+        let names = if truth.is_some() {
+            &mut tally.names_right
+        } else {
+            &mut tally.names_wrong
+        };
+        names.insert(in_words(verdict));
+        let confidence = verdict.confidence.unwrap_or_default();
+        tally.stated.push((confidence, truth.is_some()));
+        if let Some(truth) = truth {
+            let after_s = said.at_s + verdict.window_s - truth.from_s;
+            tally.named_after_s.get_or_insert(after_s);
+        }
+    }
+    tally
 }
 
 /// Holds all verdicts of a run of `duration_s` seconds against all truths.
@@ -360,6 +409,27 @@ mod tests {
         said[2].verdict.degraded = Some(true);
         said[2].verdict.limits = vec!["sender_limited".to_owned()];
         assert!(judge(&said, &[], 60.0).passed());
+    }
+
+    #[test]
+    fn a_tally_counts_names_once_and_sets_in_every_window() {
+        let mut said = nothing(0.0, 35.0);
+        said.extend(every_window(
+            35.0,
+            45.0,
+            &["interconnect", "isp"],
+            "ix-east",
+        ));
+        said.extend(every_window(45.0, 60.0, &["interconnect"], "ix-east"));
+        said.push(says(50.0, &["transit", "isp"], "ix-west"));
+        said.push(says(50.0, &["last_mile"], ""));
+        let tally = tally(&said, &truth());
+        assert_eq!((tally.sets, tally.sets_right, tally.set_sizes), (3, 2, 6));
+        assert_eq!(Vec::from_iter(tally.names_right), ["interconnect ix-east"]);
+        assert_eq!(Vec::from_iter(tally.names_wrong), ["last_mile"]);
+        assert_eq!(tally.stated.len(), 4);
+        // The window from 45 s to 50 s, of a truth from 25 s on.
+        assert_eq!(tally.named_after_s, Some(25.0));
     }
 
     #[test]

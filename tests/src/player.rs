@@ -29,6 +29,18 @@ const LOW_BUFFER: f64 = 0.25;
 /// A request unanswered for so long is given up, and the connection with it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// When a player asks for its next chunk, as a share of a chunk's time after there was room for one:
+/// it looks at its buffer when a timer lets it. Were it always at once, those that once asked at the
+/// same time would do so for ever, and each would find the same queue every time (Floyd and
+/// Jacobson, "On Traffic Phase Effects in Packet-Switched Gateways", 1992). The same in every run.
+fn later(home: Ipv4Addr, chunk: u64) -> f64 {
+    // splitmix64 (Steele, Lea, Flood, OOPSLA 2014), its upper 53 bits as a fraction.
+    let mut word = (u64::from(u32::from(home)) << 32 | chunk).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((word ^ word >> 31) >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// What a player measured while it fetched one chunk.
 #[derive(Debug, Serialize)]
 pub struct ChunkReport {
@@ -137,10 +149,13 @@ pub fn play(
                 report.stalled_s = stalled.as_secs_f64();
                 estimate.add(report.bytes, done - asked);
                 chunk += 1;
-                // Room for one more chunk, or at once.
-                next = (lasts_until + Duration::from_secs_f64(video.chunk_s))
-                    .checked_sub(Duration::from_secs_f64(video.buffer_s))
-                    .unwrap_or(done);
+                // Some time after there is room for one more chunk, or at once.
+                let room = (lasts_until + Duration::from_secs_f64(video.chunk_s))
+                    .checked_sub(Duration::from_secs_f64(video.buffer_s));
+                let later = Duration::from_secs_f64(video.chunk_s * later(home, chunk));
+                next = room
+                    .filter(|room| *room > done)
+                    .map_or(done, |room| room + later);
             }
             Err(error) => {
                 connection = None;
@@ -268,6 +283,21 @@ mod tests {
         let mut estimate = estimate(10_000.0);
         estimate.add(12_500, Duration::from_secs(1));
         assert_eq!(estimate.choose(&LADDER, 6.0, 6.0), 150);
+    }
+
+    #[test]
+    fn players_that_once_asked_together_do_so_no_more() {
+        let homes = [[198, 18, 4, 11], [198, 18, 5, 11], [198, 18, 14, 10]].map(Ipv4Addr::from);
+        for home in homes {
+            let times: Vec<f64> = (0..1_000).map(|chunk| later(home, chunk)).collect();
+            assert!(times.iter().all(|time| (0.0..1.0).contains(time)));
+            let mean = times.iter().sum::<f64>() / 1_000.0;
+            assert!((0.45..0.55).contains(&mean), "{mean}");
+        }
+        let near = |chunk: &u64| (later(homes[0], *chunk) - later(homes[1], *chunk)).abs() < 0.05;
+        // A tenth of the pairs by chance.
+        let together = (0..1_000).filter(near).count();
+        assert!((50..150).contains(&together), "{together}");
     }
 
     #[test]

@@ -154,6 +154,19 @@ pub enum Queue {
         /// How much fits, as milliseconds of the link's rate.
         limit_ms: f64,
     },
+    /// Random early detection (Floyd and Jacobson, 1993): drops begin at a quarter of the limit and
+    /// are certain at three quarters.
+    Red {
+        /// As of a `fifo`.
+        limit_ms: f64,
+    },
+    /// None: what exceeds the rate for longer than that is dropped.
+    Policer {
+        /// What may pass at once, as milliseconds of the link's rate.
+        burst_ms: f64,
+    },
+    /// The kernel's `codel` (RFC 8289): one queue, kept to 5 ms.
+    Codel {},
     /// The kernel's `fq_codel` with its default target (5 ms) and interval (100 ms).
     FqCodel {},
 }

@@ -293,22 +293,47 @@ fn shape(port: &Port) -> Vec<String> {
     // (GSO) packet into its wire packets, so that the queue holds what a real one would. tbf wants
     // a peak rate with it; this one is too high to matter.
     const FRAME: &str = "peakrate 10gbit mtu 1540";
+    // One full packet, which waits for its token.
+    const POLICED_BYTES: u32 = 1_600;
+    // A video packet, bytes, and the share that is dropped just below the upper threshold.
+    const RED_PACKET: f64 = 1_000.0;
+    const RED_MOST: f64 = 0.1;
     let device = &port.device;
     let rate = port.link.rate_mbit * 1e6;
+    let burst_s = match port.link.queue {
+        Queue::Policer { burst_ms } => burst_ms / 1000.0,
+        _ => BURST_S,
+    };
     let tbf = format!(
         "qdisc add dev {device} root handle 1: tbf rate {:.0} burst {:.0} {FRAME}",
         rate,
-        (rate * BURST_S / 8.0).max(2.0 * 1540.0)
+        (rate * burst_s / 8.0).max(2.0 * 1540.0)
     );
+    // The limit belongs to tbf's own queue, which the inner one then replaces.
+    let inner = |queue: String| {
+        vec![
+            format!("{tbf} limit 1000000"),
+            format!("qdisc add dev {device} parent 1:1 handle 10: {queue}"),
+        ]
+    };
     match port.link.queue {
         Queue::Fifo { limit_ms } => {
             vec![format!("{tbf} limit {:.0}", rate * limit_ms / 8000.0)]
         }
-        Queue::FqCodel {} => vec![
-            // The limit belongs to tbf's own queue, which fq_codel then replaces.
-            format!("{tbf} limit 1000000"),
-            format!("qdisc add dev {device} parent 1:1 handle 10: fq_codel"),
-        ],
+        Queue::Red { limit_ms } => {
+            let limit = rate * limit_ms / 8000.0;
+            let (least, most) = (limit / 4.0, limit * 0.75);
+            // Bursts up to which it forgives, as its authors advise (tc-red(8)).
+            let burst = (2.0 * least + most) / (3.0 * RED_PACKET) + 1.0;
+            inner(format!(
+                "red limit {limit:.0} min {least:.0} max {most:.0} avpkt {RED_PACKET} \
+                 burst {burst:.0} bandwidth {rate:.0} probability {RED_MOST}"
+            ))
+        }
+        // tbf takes no packet that would not fit into its queue.
+        Queue::Policer { .. } => vec![format!("{tbf} limit {POLICED_BYTES}")],
+        Queue::Codel {} => inner("codel".to_owned()),
+        Queue::FqCodel {} => inner("fq_codel".to_owned()),
     }
 }
 

@@ -7,8 +7,9 @@
 //! - [`lab`] builds lastmile and the lab and plays a scenario in the VM; [`video`] has real video
 //!   played there ([`ladder`]), among other traffic.
 //! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs, and how fast
-//!   captures are read; [`accuracy`] plays simulated incidents; [`fuzz`] looks for bytes that break something; [`conformance`] holds what we
-//!   say of captures against tshark and tcptrace.
+//!   captures are read; [`accuracy`] plays incidents, simulated and in machines; [`fuzz`] looks for
+//!   bytes that break something; [`conformance`] holds what we say of captures against tshark and
+//!   tcptrace.
 
 mod accuracy;
 mod apt;
@@ -108,8 +109,16 @@ enum Task {
         write_docs: bool,
     },
     /// Play thousands of simulated incidents with known truth through the engine, two simpler
-    /// methods beside it, and write docs/accuracy.md and docs/accuracy.json
+    /// methods beside it, or a few in virtual machines, and write docs/accuracy.md and
+    /// docs/accuracy.json
     Accuracy {
+        /// Play the next N incidents of the design for machines, a minute and a half each, instead
+        /// of the simulated ones
+        #[arg(long, value_name = "N", conflicts_with = "arguments")]
+        machines: Option<usize>,
+        /// Of the machines
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
         /// Passed on to the simulator; with any, nothing is written
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -203,7 +212,12 @@ fn run(task: Task) -> Result<ExitCode> {
             kernel,
             arguments,
         } => bench::run(kernel, &arguments),
-        Task::Accuracy { arguments } => accuracy::run(&arguments),
+        Task::Accuracy {
+            machines: Some(count),
+            kernel,
+            ..
+        } => accuracy::play(count, kernel),
+        Task::Accuracy { arguments, .. } => accuracy::simulate(&arguments),
         Task::Fuzz {
             targets,
             executions,

@@ -1,6 +1,8 @@
 //! `cargo xtask test`: every check there is, in one run, with one closing line.
 
 use std::{
+    borrow::Cow,
+    env,
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, ExitCode, Stdio},
@@ -56,7 +58,14 @@ const TESTS_ON_ONE_KERNEL: [&str; 8] = [
 ];
 /// Test executables that measure times: their machines run alone. The others' run side by side, one of
 /// each kernel: most of what they do is to wait for the verifier, which is slow under emulation.
-const TESTS_THAT_MEASURE_TIMES: [&str; 4] = ["devices", "loss_side", "spread", "tcp_info"];
+const TESTS_THAT_MEASURE_TIMES: [&str; 6] = [
+    "devices",
+    "loss_side",
+    "offload",
+    "spread",
+    "tcp_info",
+    "wire",
+];
 const LOCKDOWN: &str = "lockdown=confidentiality";
 /// Tests attach and detach under traffic, and the kernel then rewrites code (static keys) that
 /// another CPU may be running: under emulation that ended in an oops on 6.12.
@@ -78,8 +87,14 @@ const TEST_OF_LOAD: &str = "faults";
 /// Test executables that start BGP daemons: those run on this machine only.
 const TESTS_WITH_DAEMONS: &str = "bgp";
 
+/// What may be asked of tests, in machines too: `monitor/tests/restart.rs`.
+const PASSED_ON: &str = "LASTMILE_KILLS";
+
 /// A test that cannot run where it is prints a line that begins like this, and passes.
 const SKIP_MARK: &str = "SKIPPED:";
+
+/// A harness's last line begins like this.
+const RESULT: &str = "test result: ";
 
 /// What ran so far.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -91,8 +106,26 @@ struct Tally {
     skips: u32,
     /// Where the next failure belongs.
     part: String,
+    /// Which part of a harness's report comes.
+    section: Section,
     /// What failed, for the end.
     failures: Vec<String>,
+    /// What the failed tests printed, for the end too.
+    outputs: Vec<String>,
+}
+
+/// A part of what libtest prints of one executable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Section {
+    /// A line a test as it ends, and anything that is no harness's.
+    #[default]
+    Running,
+    /// What the tests that passed printed.
+    Passed,
+    /// Their names again.
+    PassedNames,
+    /// What the others printed, and their names.
+    Failed,
 }
 
 impl Tally {
@@ -102,12 +135,19 @@ impl Tally {
         part.clone_into(&mut self.part);
     }
 
+    /// Another executable follows: the one before may have died in the middle.
+    fn begin_harness(&mut self) {
+        self.section = Section::default();
+        self.skips = 0;
+    }
+
     /// Takes what another one counted.
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.failures.extend(other.failures);
+        self.outputs.extend(other.outputs);
     }
 
     /// The part as a whole is one test.
@@ -120,8 +160,42 @@ impl Tally {
         }
     }
 
-    /// Takes the counts from a line of a test executable's output, if it has any.
-    fn read(&mut self, line: &str) {
+    /// Takes a line of a test executable's output into account; returns what of it to show. Of
+    /// tests that passed that is what they measured, by another heading than failures have.
+    fn read<'a>(&mut self, line: &'a str) -> Option<Cow<'a, str>> {
+        if line.starts_with("running ") && self.section != Section::Running {
+            self.begin_harness();
+        }
+        self.count(line);
+        self.section = match (self.section, line) {
+            (Section::Running, "successes:") => Section::Passed,
+            (Section::Passed, "successes:") => Section::PassedNames,
+            (Section::Failed, "failures:") => Section::Failed,
+            (_, "failures:") => {
+                self.outputs.push(format!("\n== {}", self.part));
+                Section::Failed
+            }
+            (_, line) if line.starts_with(RESULT) => Section::Running,
+            (section, _) => section,
+        };
+        match self.section {
+            Section::Running => Some(line.into()),
+            Section::Failed => {
+                self.outputs.push(line.to_owned());
+                Some(line.into())
+            }
+            Section::PassedNames => None,
+            Section::Passed if line == "successes:" => None,
+            Section::Passed => {
+                let name = line.strip_prefix("---- ");
+                let name = name.and_then(|name| name.strip_suffix(" stdout ----"));
+                Some(name.map_or(line.into(), |name| format!("{name} printed:").into()))
+            }
+        }
+    }
+
+    /// Takes the counts from a line, if it has any.
+    fn count(&mut self, line: &str) {
         if line.trim_start().starts_with(SKIP_MARK) {
             self.skips += 1;
         } else if let Some(name) = line
@@ -129,7 +203,7 @@ impl Tally {
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
             self.failures.push(format!("{name} ({})", self.part));
-        } else if let Some(counts) = line.strip_prefix("test result: ") {
+        } else if let Some(counts) = line.strip_prefix(RESULT) {
             for (count, what) in counts
                 .split(['.', ';'])
                 .filter_map(|part| part.trim().split_once(' '))
@@ -174,6 +248,10 @@ pub fn run(names: &[String]) -> Result<ExitCode> {
     }
 
     println!();
+    // Once more, where whoever reads only the end finds it.
+    for line in &tally.outputs {
+        println!("{line}");
+    }
     for failure in &tally.failures {
         println!("failed: {failure}");
     }
@@ -256,8 +334,9 @@ fn stream(command: &mut Command, tally: &mut Tally) -> Result<bool> {
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.with_context(|| format!("cannot read what {command:?} prints"))?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        tally.read(&line);
+        if let Some(shown) = tally.read(&line) {
+            println!("{shown}");
+        }
     }
     let status = child.wait().context("cannot wait for a command")?;
     Ok(status.success())
@@ -377,9 +456,11 @@ fn test_in_machine(
     say: &mut dyn FnMut(&str),
 ) {
     let failed_before = tally.failed;
+    tally.begin_harness();
     let result = vm::run(cache, &test.spec, &mut |line| {
-        say(line);
-        tally.read(line);
+        if let Some(shown) = tally.read(line) {
+            say(&shown);
+        }
     });
     if let Err(error) = &result {
         say(&format!("error: {error:#}"));
@@ -430,7 +511,10 @@ fn guest_spec(
             "--show-output".to_owned(),
             "--test-threads=1".to_owned(),
         ],
-        environment: vec![("RUST_BACKTRACE".to_owned(), "1".to_owned())],
+        environment: [("RUST_BACKTRACE".to_owned(), "1".to_owned())]
+            .into_iter()
+            .chain(env::var(PASSED_ON).map(|value| (PASSED_ON.to_owned(), value)))
+            .collect(),
         binaries: vec![binary],
         files,
         routers: false,
@@ -495,17 +579,40 @@ mod tests {
     fn counts_what_a_harness_prints() {
         let mut tally = Tally::default();
         tally.begin("here");
-        for line in [
+        let lines = [
             "running 4 tests",
             "test flow::wraps ... ok",
             "test veth::counts ... FAILED",
+            "",
+            "successes:",
+            "",
+            "---- flow::wraps stdout ----",
             "SKIPPED: attaching needs root",
+            "",
+            "successes:",
+            "    flow::wraps",
+            "",
+            "failures:",
+            "",
+            "---- veth::counts stdout ----",
+            "thread panicked",
+            "",
+            "failures:",
+            "    veth::counts",
+            "",
             "test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; \
              finished in 0.02s",
-        ] {
-            tally.read(line);
-        }
+        ];
+        let shown: Vec<_> = lines.iter().filter_map(|line| tally.read(line)).collect();
         assert_eq!((tally.passed, tally.failed, tally.skipped), (1, 1, 2));
         assert_eq!(tally.failures, ["veth::counts (here)"]);
+        // The one that passed has no heading of a failure, and its name is not said again.
+        let headings = shown.iter().filter(|line| line.starts_with("---- "));
+        assert_eq!(headings.count(), 1);
+        assert!(shown.iter().any(|line| line == "flow::wraps printed:"));
+        assert!(!shown.iter().any(|line| line == "    flow::wraps"));
+        assert_eq!(tally.outputs[0], "\n== here");
+        assert!(tally.outputs.iter().any(|line| line == "thread panicked"));
+        assert_eq!(tally.section, Section::Running);
     }
 }

@@ -7,17 +7,22 @@ use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF};
 
 use super::simulator::days::Days;
+use super::simulator::fault::Queue;
 use super::simulator::grade::{Grade, IN_TIME};
 use super::simulator::incident::{Incident, Kind, Without};
+use super::simulator::world::Topology;
 
 /// What the figures are about.
 const INTRODUCTION: &str = "\
 # How often verdicts are right
 
-`cargo xtask accuracy` writes this file and accuracy.json. The incidents are simulated: networks,
-faults and TCP's answer to them are models (`monitor/examples/accuracy/simulator/`), what judges is
-the engine that the daemon runs, with its default thresholds; only the time in which it learns what
-is usual is shorter. Which incidents are played is fixed by `design.rs` before any of them is: every
+`cargo xtask accuracy` writes this file and accuracy.json.
+
+## Simulated
+
+Networks, faults and TCP's answer to them are models (`monitor/examples/accuracy/simulator/`), what
+judges is the engine that the daemon runs, with its default thresholds; only the time in which it
+learns what is usual is shorter. Which incidents are played is fixed by `design.rs` before any of them is: every
 kind of fault equally often, a tenth with a second fault, and by chance the topology (two shared
 exchanges, private links beside an exchange, one private link only, two transits, many), RTT,
 queue, congestion control, whether our ports' counters are known, whether the fault was there while
@@ -30,9 +35,8 @@ right only if that segment is at fault there; during the three windows after an 
 said. Of a fault that crosses several segments no single one is right: a part of a bundle may be
 called `interconnect` or `own_network`, the full ports of transits into an ISP `transit`.
 
-These are figures of a model. What real kernels, queues and congestion control make of it, the
-scenarios of `cargo xtask run` show, one at a time; a table of them as large as this one is not made
-yet.
+These are figures of a model. What real kernels, queues and congestion control make of it stands in
+the second part.
 
 ";
 /// Names that are this sure must be right this often.
@@ -69,6 +73,36 @@ impl Sums {
     }
 }
 
+/// What a fault at an interconnect can be told by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// A queue stands, and something tells the interconnect from the ISPs behind it: the same ISPs
+    /// are reached another way, or the port's own counters are known.
+    StandingQueue,
+    /// The same with losses alone.
+    Losses,
+    /// The same with marks alone.
+    Marks,
+    /// There is nothing to compare with, and no counters.
+    Nothing,
+}
+
+impl Told {
+    fn of(incident: &Incident, queue: Queue) -> Self {
+        // A damaged link's port counts nothing.
+        let port = incident.ports && queue != Queue::RandomLoss;
+        if incident.topology == Topology::Dedicated && !port {
+            return Self::Nothing;
+        }
+        match queue {
+            Queue::DeepFifo | Queue::DeepFifoBbr | Queue::Red => Self::StandingQueue,
+            Queue::Marks => Self::Marks,
+            _ => Self::Losses,
+        }
+    }
+}
+
 /// Everything that is reported.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -76,6 +110,8 @@ pub struct Report {
     skipped: u64,
     all: Sums,
     kinds: BTreeMap<Kind, Sums>,
+    /// Faults at interconnects alone.
+    interconnects: BTreeMap<Told, Sums>,
     rivals: BTreeMap<&'static str, Sums>,
     ablations: BTreeMap<Without, Sums>,
     stated: Vec<(f64, bool)>,
@@ -91,6 +127,7 @@ pub struct Figures<'a> {
     wrong_share: Option<f64>,
     wrong_share_bound: f64,
     kinds: &'a BTreeMap<Kind, Sums>,
+    interconnects: &'a BTreeMap<Told, Sums>,
     rivals: &'a BTreeMap<&'static str, Sums>,
     ablations: &'a BTreeMap<Without, Sums>,
     brier_score: Option<f64>,
@@ -120,6 +157,10 @@ impl Report {
             .first()
             .map_or(Kind::None, |(kind, _)| *kind);
         self.kinds.entry(kind).or_default().add(grade);
+        if let [(Kind::Interconnect, queue)] = incident.faults[..] {
+            let told = Told::of(incident, queue);
+            self.interconnects.entry(told).or_default().add(grade);
+        }
         self.stated.extend(&grade.stated);
     }
 
@@ -144,6 +185,7 @@ impl Report {
             wrong_share: share(self.all.names_wrong, self.all.names),
             wrong_share_bound: upper_bound(self.all.names_wrong, self.all.names),
             kinds: &self.kinds,
+            interconnects: &self.interconnects,
             rivals: &self.rivals,
             ablations: &self.ablations,
             brier_score: self.brier_score(),
@@ -219,6 +261,18 @@ impl Report {
                 number(share(sums.set_sizes, sums.sets)),
                 sums.limits_right,
                 sums.limits_wrong,
+            );
+        }
+        text += "\n| interconnect alone at fault, told by | incidents | named | within 10 minutes |\n\
+                 | --- | --- | --- | --- |\n";
+        for (told, sums) in &self.interconnects {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} |",
+                name(told),
+                sums.incidents,
+                percent(share(sums.named, sums.incidents)),
+                percent(share(sums.named_in_time, sums.incidents)),
             );
         }
         text += "\n| method | incidents named rightly | wrong names / all names |\n| --- | --- | --- |\n";

@@ -188,6 +188,8 @@ impl Drop for Internet {
 pub struct TcpInfo {
     /// Smoothed RTT, µs.
     pub srtt_us: u32,
+    /// Smoothed mean deviation of the RTT, µs.
+    pub rttvar_us: u32,
     pub total_retrans: u32,
     pub min_rtt_us: u32,
     pub data_segs_in: u32,
@@ -215,6 +217,7 @@ impl TcpInfo {
             |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().expect("four bytes"));
         Self {
             srtt_us: field(68),
+            rttvar_us: field(72),
             total_retrans: field(100),
             min_rtt_us: field(148),
             data_segs_in: field(152),

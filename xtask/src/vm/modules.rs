@@ -15,7 +15,7 @@ use crate::{process::output_of, programs::FoundProgram};
 
 /// What the lab and the tests use, where it is not built into the kernel, with parameters: some
 /// would make devices that nobody asked for.
-const WANTED: [&str; 27] = [
+const WANTED: [&str; 29] = [
     // The ways out of the machine, needed first.
     "virtio_pci",
     "virtio_console",
@@ -37,6 +37,8 @@ const WANTED: [&str; 27] = [
     "sch_htb",
     "sch_prio",
     "sch_netem",
+    "sch_red",
+    "sch_codel",
     "sch_fq",
     "sch_fq_codel",
     "sch_cake",

@@ -76,10 +76,10 @@ const LIFETIMES: Lifetimes = Lifetimes {
 /// With a configuration: how long the daemon keeps an ended flow (`daemon::LINGER_NS`).
 const LINGER_NS: u64 = 10 * SECOND_NS;
 
-/// Windows in a row without a flow that are judged one by one, as the daemon's are: a day of the
-/// usual ones, in which incidents end. Two captures may be years apart; what is beyond is passed
-/// over, and counted.
-const EMPTY_WINDOWS_MAX: u64 = 1_440;
+/// Windows in a row without a flow that are judged one by one, as the daemon's are: in the first few
+/// of them incidents end and clients' pasts are forgotten, and from then on nothing changes. Two
+/// captures may be years apart; what is beyond is passed over, and counted.
+const EMPTY_WINDOWS_MAX: u64 = 60;
 
 /// What becomes of the packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
