@@ -92,9 +92,10 @@ impl Second {
     }
 
     /// A mean, which a smoothed RTT is, is no further from a median than the mean deviation: so what
-    /// a second must be to be compared in the socket itself says.
+    /// a second must be to be compared in the socket itself says. The other half of what is allowed
+    /// is for all else that may differ.
     fn is_steady(&self) -> bool {
-        self.rttvar_us <= self.allowed_us()
+        2 * self.rttvar_us <= self.allowed_us()
     }
 }
 

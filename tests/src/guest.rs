@@ -1,5 +1,6 @@
 //! One run of one scenario, inside the machine that is its network.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,7 +120,11 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
 
     let phases = proof::phases(scenario, &samples);
     show.proof(&phases, &proof::viewers(scenario, &plan, &reports));
-    let contradictions: Vec<String> = phases.iter().flat_map(|p| p.contradictions()).collect();
+    let contradictions: Vec<String> = phases
+        .iter()
+        .flat_map(|phase| phase.contradictions())
+        .chain(proof::slow_others(scenario, &plan, &reports))
+        .collect();
     if !options.daemon {
         ensure_true(&contradictions)?;
         return Ok(true);
@@ -137,14 +142,28 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     Ok(outcome.passed() && reached.passed())
 }
 
+/// The network did not do what the scenario's truth says.
+#[derive(Debug)]
+pub struct ProvesNothing(Vec<String>);
+
+impl fmt::Display for ProvesNothing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the network did not do what the scenario's truth says, so this run proves nothing:\n  {}",
+            self.0.join("\n  ")
+        )
+    }
+}
+
+impl std::error::Error for ProvesNothing {}
+
 fn ensure_true(contradictions: &[String]) -> Result<()> {
     if contradictions.is_empty() {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(ProvesNothing(contradictions.to_vec()).into())
     }
-    bail!(
-        "the network did not do what the scenario's truth says, so this run proves nothing:\n  {}",
-        contradictions.join("\n  ")
-    );
 }
 
 /// The scenario's zero, on both clocks.

@@ -12,6 +12,9 @@ use lastmile_lab::scenario::Scenario;
 use lastmile_lab::video::report::Report;
 use lastmile_lab::video::run;
 
+/// Exit status after a run in which the network did not do what the scenario's truth says.
+const PROVES_NOTHING: u8 = 3;
+
 /// Holds lastmile's verdicts against the truth, in a small internet of network namespaces.
 #[derive(Parser)]
 #[command(name = "lab", version)]
@@ -96,7 +99,11 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("lab: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<guest::ProvesNothing>() {
+                ExitCode::from(PROVES_NOTHING)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! judge a run in which another link was congested, or the right one was not.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use crate::plan::{Home, Plan};
 use crate::player::ChunkReport;
@@ -19,6 +20,8 @@ const STANDING_MS: f64 = 5.0;
 const QUIET_DROPS: f64 = 0.005;
 /// Traffic needs so long after its start to fill a queue, in seconds.
 const FILL_S: f64 = 2.0;
+/// As many windows in a row as the daemon needs to believe anything of a client.
+const SLOW_WINDOWS: u32 = 2;
 /// Wire bytes of a full packet, to make packets of bytes.
 const PACKET: f64 = 1514.0;
 
@@ -172,6 +175,59 @@ fn load(samples: &[&Sample]) -> Load {
     }
 }
 
+/// What the viewers say against the truth, in words: one who is behind no fault, and yet waits for
+/// every first byte longer than before, by as much as a standing queue takes, for [`SLOW_WINDOWS`]
+/// windows in a row. Whatever holds him up is nowhere in the truth: on an emulated machine it may be
+/// the processor, which is in no queue's counters.
+#[must_use]
+pub fn slow_others(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) -> Vec<String> {
+    let (window_s, end_s) = (scenario.window_s(), *scenario.duration_s.get_ref());
+    // Where nothing goes wrong, the second half is held against the first.
+    let first_s = scenario.faults.iter().map(|fault| fault.from_s);
+    let from_s = first_s.fold(end_s, f64::min);
+    let from_s = if from_s < end_s { from_s } else { end_s / 2.0 };
+    let others = plan.homes.iter().filter(|home| {
+        let mut faults = scenario.faults.iter();
+        !faults.any(|fault| is_behind(plan, home, fault))
+    });
+    let first_bytes_ms = |home: &Home, during: Range<f64>| {
+        let mut all: Vec<f64> = reports
+            .iter()
+            .filter(|report| report.home == home.address && report.failed.is_none())
+            .filter(|report| during.contains(&report.at_s))
+            .map(|report| report.first_byte_ms)
+            .collect();
+        all.sort_by(f64::total_cmp);
+        all
+    };
+    let mut found = Vec::new();
+    for home in others {
+        let before = first_bytes_ms(home, scenario.video.start_within_s..from_s);
+        let Some(usual_ms) = before.get(before.len() / 2) else {
+            continue;
+        };
+        let (mut slow, mut begin_s) = (0, from_s);
+        while begin_s + window_s <= end_s && slow < SLOW_WINDOWS {
+            let window = first_bytes_ms(home, begin_s..begin_s + window_s);
+            let is_slow = |shortest_ms: &f64| shortest_ms - usual_ms >= STANDING_MS;
+            slow = if window.first().is_some_and(is_slow) {
+                slow + 1
+            } else {
+                0
+            };
+            begin_s += window_s;
+        }
+        if slow == SLOW_WINDOWS {
+            found.push(format!(
+                "home {}: every first byte took {STANDING_MS} ms longer than the {usual_ms:.1} ms of before, \
+                 for {SLOW_WINDOWS} windows until {begin_s:.0} s, though it is behind no fault",
+                home.address
+            ));
+        }
+    }
+    found
+}
+
 /// What the players behind the full queue went through, and the others: one line a group.
 #[must_use]
 pub fn viewers(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) -> Vec<String> {
@@ -205,7 +261,7 @@ fn is_behind(plan: &Plan, home: &Home, fault: &Fault) -> bool {
 
 fn group(
     label: &str,
-    when: std::ops::Range<f64>,
+    when: Range<f64>,
     reports: &[ChunkReport],
     belongs: impl Fn(&ChunkReport) -> bool,
 ) -> Option<String> {
@@ -281,6 +337,47 @@ mod tests {
         all.extend(samples(Place::Isp, "Northnet", 60.0, 1));
         let found = phases(&scenario, &all)[1].contradictions();
         assert_eq!(found, Vec::<String>::new());
+    }
+
+    /// One chunk a second of every home; the first byte takes as long as `first_byte_ms` says.
+    fn chunks(plan: &Plan, first_byte_ms: impl Fn(&Home, u32) -> f64) -> Vec<ChunkReport> {
+        let chunk = |home: &Home, second: u32| ChunkReport {
+            at_s: f64::from(second) + 0.5,
+            home: home.address,
+            chunk: u64::from(second),
+            bitrate_kbit: 250,
+            bytes: 31_250,
+            first_byte_ms: first_byte_ms(home, second),
+            fetch_ms: 60.0,
+            buffer_s: 6.0,
+            stalled_s: 0.0,
+            failed: None,
+        };
+        let homes = plan.homes.iter();
+        homes
+            .flat_map(|home| (0..65).map(move |second| chunk(home, second)))
+            .collect()
+    }
+
+    #[test]
+    fn a_viewer_who_is_behind_no_fault_and_slower_all_the_same_contradicts_the_truth() {
+        let scenario = Scenario::load("isp").unwrap();
+        let plan = Plan::new(&scenario).unwrap();
+        let slow = |address: &'static str, seconds: Range<u32>| {
+            let first_byte_ms = move |home: &Home, second: u32| {
+                let is_slow = home.address.to_string() == address && seconds.contains(&second);
+                if is_slow { 26.0 } else { 20.0 }
+            };
+            slow_others(&scenario, &plan, &chunks(&plan, first_byte_ms))
+        };
+        // Southnet's, for two windows of five seconds.
+        let found = slow("198.18.4.11", 40..50);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("home 198.18.4.11"), "{found:?}");
+        // One fast chunk in the second of them; before the fault; a home of the ISP that is full.
+        assert_eq!(slow("198.18.4.11", 40..49), Vec::<String>::new());
+        assert_eq!(slow("198.18.4.11", 10..20), Vec::<String>::new());
+        assert_eq!(slow("198.18.0.10", 40..50), Vec::<String>::new());
     }
 
     #[test]

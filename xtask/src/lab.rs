@@ -29,6 +29,9 @@ const TIME_BESIDES: Duration = Duration::from_secs(240);
 /// Where the guest finds the scenario.
 const SCENARIO: &str = "/scenario.toml";
 
+/// The lab's exit status after a run in which the network did not do what the scenario's truth says.
+pub const PROVES_NOTHING: i32 = 3;
+
 /// A scenario file and the name it goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
