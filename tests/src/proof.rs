@@ -176,7 +176,7 @@ fn load(samples: &[&Sample]) -> Load {
 }
 
 /// What the viewers say against the truth, in words: one who is behind no fault, and yet waits for
-/// every first byte longer than before, by as much as a standing queue takes, for [`SLOW_WINDOWS`]
+/// every first byte longer than before, by as much as a standing queue takes, for two
 /// windows in a row. Whatever holds him up is nowhere in the truth: on an emulated machine it may be
 /// the processor, which is in no queue's counters.
 #[must_use]
