@@ -85,6 +85,8 @@ fn build() -> Result<(), String> {
     let architecture = variable("CARGO_CFG_TARGET_ARCH")?;
     let flags = [
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
+        // 32-bit registers and jumps (Linux 5.1): sequence numbers need no shifts.
+        "-Ctarget-cpu=v3".to_owned(),
         // The types of maps and the line numbers in verifier logs come from debug information.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),

@@ -12,6 +12,8 @@ use super::seeds::{conversation, pcap, pcapng};
 
 /// Bytes read at once: so few that records lie across reads.
 const READ_BYTES: usize = 128;
+/// Status records of one capture that are written as JSON.
+const STATUS_WRITTEN_MAX: u64 = 4;
 
 /// The flows of a capture.
 pub fn run(data: &[u8]) {
@@ -25,10 +27,17 @@ pub fn run_windows(data: &[u8]) {
 
 fn replay(capture: &[u8], attribution: Attribution) {
     let mut closed = 0u64;
-    let mut last = String::new();
+    let mut last_is_status = false;
+    let mut of_silence = 0u64;
     let sink = |records: &[Record]| -> Result<()> {
         for record in records {
-            last = serde_json::to_string(record)?;
+            last_is_status = matches!(record, Record::Status(_));
+            // Every silent window has one, and they are alike: writing them all would take half
+            // of the time.
+            of_silence += u64::from(last_is_status);
+            if of_silence <= STATUS_WRITTEN_MAX || !last_is_status {
+                serde_json::to_string(record)?;
+            }
             if let Record::Flow(flow) = record
                 && flow.event == FlowEvent::Close
             {
@@ -62,7 +71,7 @@ fn replay(capture: &[u8], attribution: Attribution) {
     assert!(said >= created, "{said} of {created}");
     drop(stream);
     assert_eq!(closed, said);
-    assert!(last.contains("\"status\""), "the last line counts: {last}");
+    assert!(last_is_status, "the last line counts");
 }
 
 /// Reads it until its end or its damage: packets, and how many were passed over.

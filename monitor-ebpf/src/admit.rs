@@ -234,7 +234,7 @@ fn answered(pending: &mut Pending, segment: &Segment, hook: u32, now_ns: u64, se
         pending.answer = *segment;
         pending.answer_ns = now_ns;
         pending.answer_hook = hook;
-        pending.answer_epoch = settings.epoch(now_ns);
+        pending.answer_epoch = settings.epoch(now_ns, 0);
         pending.answers = 1;
         pending.answers_elsewhere = 0;
         // Karn: which of two SYNs is answered cannot be told.

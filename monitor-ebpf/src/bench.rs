@@ -23,6 +23,8 @@ pub mod kinds {
     pub const DATA: u32 = 2;
     /// The same and its ACK.
     pub const DATA_AND_ACK: u32 = 3;
+    /// The same, and the data has the stamp that TCP gives what it sends.
+    pub const SENT_AND_ACKED: u32 = 4;
 }
 
 /// Payload of a data packet, bytes.

@@ -37,8 +37,13 @@ const PRELUDE_MAX: i32 = 1_500;
 /// Only the chunks of the handshake have one.
 const PRELUDE_CHUNKS: u32 = 2;
 
+/// [`rtt::ACK_DELAY_MIN_US`], rounded down: who waited no longer was not delayed.
+const ACK_DELAY_MIN_TICKS: u32 = (rtt::ACK_DELAY_MIN_US - 1) / 1_024 * 1_000;
+
 /// A shorter gap is none: pacing, timers and schedulers leave such between two packets.
 const GAP_MIN_US: u32 = 50_000;
+/// What is below that is long ago: no RTT taken from it turns it into a gap.
+const GAP_LEAST_US: i32 = -(1 << 30);
 
 /// The chunk that a half's data is in. Counts are the half's own when it began.
 #[repr(C)]
@@ -189,6 +194,9 @@ pub fn drained(own: &Half, peer: &Half, ack: u32, advance: i32, now_ns: u64) -> 
     let mut now_us = micros(now_ns);
     if advance <= peer.mss as i32 {
         let waited = ticks(now_ns).wrapping_sub(low(peer.latest));
+        if waited <= ACK_DELAY_MIN_TICKS {
+            return pack(ack, now_us);
+        }
         let waited_us = ticks_to_micros(waited);
         // Not by the shortest RTT, as for RTT samples: a queue that fills would pass for a delay.
         let smoothed_us = own.rtt_smoothed_us;
@@ -275,6 +283,18 @@ fn request<C: Clock>(
         return;
     };
     own.request = pack(end, time_us);
+}
+
+/// Whether data that leaves at `first_us`, after all before it was acknowledged, is of the chunk
+/// that its half is in, and without a gap: then [`data`] has nothing to note. `start` is its
+/// first byte.
+#[inline(always)]
+pub fn goes_on_at_once(own: &Half, peer: &Half, start: u32, first_us: u32) -> bool {
+    let asked = peer.request != 0 && high(peer.request) != own.chunk.answers;
+    let gap_us = distance(low(peer.drained), first_us);
+    own.chunk.number != 0
+        && !asked
+        && (high(peer.drained) != start || gap_us < GAP_MIN_US as i32 && gap_us > GAP_LEAST_US)
 }
 
 /// More data in a chunk, from `start` on, after all of it so far was acknowledged.

@@ -7,11 +7,11 @@ use crate::{
     flow::{FlowKey, FlowState, SocketFigures, half_flags as is},
     hello::{self, Piece, Place},
     packet::{self, Frame, Link, Parsed, Segment},
-    prediction,
+    prediction::{self, Expected},
     quic::{self, QuicFlow},
     select::{self, Settings, Watch},
     sequence::high,
-    tracker::{self, Clock, Sighting},
+    tracker::{self, Clock, Sighting, Time},
     verifier::forget,
 };
 
@@ -25,7 +25,7 @@ pub trait Packet: Frame + Clock {
     fn gso_segs(&self) -> u32;
     /// ifindex << 1 | 1 for egress.
     fn hook(&self) -> u32;
-    /// Time a pacing scheduler will let it go, ns; else 0.
+    /// The time of departure that TCP gave it, monotonic ns; 0: none.
     fn departure_ns(&self) -> u64;
     /// Whether one of our own TCP sockets sends it.
     fn sent_by_socket(&self) -> bool;
@@ -93,12 +93,11 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     } = parsed;
     let direction = *direction as usize;
 
-    let coarse_ns = packet.coarse_ns();
     let mut found = tables.flow(key);
     if let Some(state) = found {
         // SAFETY: valid until the next call that adds or removes a flow (see `Tables::flow`).
         let state = unsafe { &mut *state };
-        if tracker::begins_anew(state, direction, segment, coarse_ns) {
+        if tracker::begins_anew(state, direction, segment, packet) {
             if !state.is_unwanted() {
                 state.halves[0].flags |= is::REPLACED;
                 report(tables, state);
@@ -107,7 +106,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
             tables.count(Counter::FlowsReused);
             found = None;
         } else if state.is_unwanted() {
-            tracker::pass_over(state, direction, segment, coarse_ns);
+            tracker::pass_over(state, direction, segment, packet.coarse_ns());
             tables.count(Counter::Watched);
             tables.count(Counter::PassedOver);
             return Ok(());
@@ -124,7 +123,7 @@ pub fn observe<P: Packet, T: Tables>(packet: &P, link: Link, tables: &T) -> Resu
     // SAFETY: as above; nothing adds or removes a flow from here on. Another CPU may write the
     // same state: the halves' ownership keeps that to counts that may be lost.
     let state = unsafe { &mut *forget(state) };
-    update(packet, tables, state, parsed, settings, coarse_ns);
+    update(packet, tables, state, parsed, settings);
     Ok(())
 }
 
@@ -171,28 +170,47 @@ fn update<P: Packet, T: Tables>(
     state: &mut FlowState,
     parsed: &Parsed,
     settings: &Settings,
-    coarse_ns: u64,
 ) {
     let (direction, segment) = (parsed.direction as usize, &parsed.segment);
-    let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);
     let (own, peer) = state.halves_mut(direction);
-    if prediction::applies(own, peer, segment, packet.hook())
+    let expected = prediction::expected(own, peer, segment, packet.hook());
+    let departure_ns = packet.departure_ns();
+    // Where the clock has to be read anyhow, the coarse one is not.
+    let (coarse_ns, now_ns) = if expected.needs_clock(departure_ns != 0) {
+        let now_ns = packet.precise_ns();
+        (now_ns, now_ns)
+    } else {
+        (packet.coarse_ns(), 0)
+    };
+    let mut sighting = Sighting {
+        hook: packet.hook(),
+        coarse_ns,
+        now_ns,
+        departure_ns,
+        local_sender: own.has(is::LOCAL_SENDER),
+        first_transmission: false,
+    };
+    let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);
+    if expected != Expected::Nothing
         && waited_ns < settings.report_interval_ns
-        && (own.has(is::LOCAL_SENDER) || !packet.sent_by_socket())
+        && (sighting.local_sender || !packet.sent_by_socket())
     {
         #[cfg(all(debug_assertions, not(target_arch = "bpf")))]
         let before = *state;
         let (own, peer) = state.halves_mut(direction);
-        prediction::take(own, peer, segment, coarse_ns);
-        #[cfg(all(debug_assertions, not(target_arch = "bpf")))]
-        {
-            let mut tracked = before;
-            track(packet, tables, &mut tracked, parsed, settings, coarse_ns);
-            debug_assert_eq!(*state, tracked, "after {segment:?}");
+        let mut time = Time::new(packet, &sighting, settings);
+        if prediction::take(expected, own, peer, segment, &mut time) {
+            #[cfg(all(debug_assertions, not(target_arch = "bpf")))]
+            {
+                let mut tracked = before;
+                track(packet, tables, &mut tracked, parsed, settings, sighting);
+                debug_assert_eq!(*state, tracked, "after {segment:?}");
+            }
+            return;
         }
-        return;
     }
-    track(packet, tables, state, parsed, settings, coarse_ns);
+    sighting.local_sender = sighting.local_sender || packet.sent_by_socket();
+    track(packet, tables, state, parsed, settings, sighting);
 }
 
 /// The packet's effect on its flow, and what is to be told of it.
@@ -203,24 +221,21 @@ fn track<P: Packet, T: Tables>(
     state: &mut FlowState,
     parsed: &Parsed,
     settings: &Settings,
-    coarse_ns: u64,
+    mut sighting: Sighting,
 ) {
     let (direction, segment) = (parsed.direction as usize, &parsed.segment);
+    let Sighting {
+        coarse_ns,
+        local_sender,
+        ..
+    } = sighting;
     let (own, _) = state.halves_mut(direction);
-    let local_sender = own.has(is::LOCAL_SENDER) || packet.sent_by_socket();
     let retransmitted_before = own.retransmitted_segments;
     let ended_before = own.flags & (is::FIN | is::RST);
     let (burst_before, acked_before) = (own.burst, own.acked);
-    let first_transmission = local_sender
+    sighting.first_transmission = local_sender
         && tracker::repeats(own, segment)
         && packet.socket_sends_next(segment.sequence);
-    let sighting = Sighting {
-        hook: packet.hook(),
-        coarse_ns,
-        departure_ns: packet.departure_ns(),
-        local_sender,
-        first_transmission,
-    };
     if !tracker::track(state, direction, segment, &sighting, packet, settings) {
         return;
     }

@@ -47,11 +47,17 @@ pub const fn ticks(ns: u64) -> u32 {
     (ns >> 10) as u32
 }
 
-/// `ticks` in µs, rounded down.
+/// `ticks` in µs, rounded down; `u32::MAX` where that is more than fits.
+///
+/// A tick is 128/125 µs. Without a division, as in [`micros`]: by the reciprocal of 125, which is
+/// exact for every `u32` because 125 × 2199023256 exceeds 2³⁸ by 56, less than 2³⁸ / 2³².
 #[inline(always)]
 pub const fn ticks_to_micros(ticks: u32) -> u32 {
-    // 4.4e9 ticks are 4.5e9 µs: one turn more.
-    let micros = (ticks as u64 * 1_024) / 1_000;
+    let ticks = ticks as u64;
+    let whole = (ticks * 2_199_023_256) >> 38;
+    let rest = ticks - whole * 125;
+    // The same for what is below 125 × 128.
+    let micros = whole * 128 + ((rest * 128 * 33_555) >> 22);
     if micros > u32::MAX as u64 {
         u32::MAX
     } else {

@@ -44,7 +44,9 @@ pub struct Sighting {
     pub hook: u32,
     /// Coarse monotonic time, ns.
     pub coarse_ns: u64,
-    /// Time the packet leaves, ns, where a pacing scheduler was told one; else 0.
+    /// The precise time where the clock was read already, ns; else 0.
+    pub now_ns: u64,
+    /// Time the packet leaves, ns, where TCP said one; else 0.
     pub departure_ns: u64,
     /// One of our own sockets sends it.
     pub local_sender: bool,
@@ -64,7 +66,12 @@ pub trait Clock {
 /// alone does not, because a live connection's endpoint ignores it, and anyone can forge it
 /// (RFC 9293, 3.10.7.4).
 #[inline(always)]
-pub fn begins_anew(state: &FlowState, direction: usize, segment: &Segment, coarse_ns: u64) -> bool {
+pub fn begins_anew<C: Clock>(
+    state: &FlowState,
+    direction: usize,
+    segment: &Segment,
+    clock: &C,
+) -> bool {
     if !segment.has(tcp_flags::SYN) {
         return false;
     }
@@ -80,7 +87,7 @@ pub fn begins_anew(state: &FlowState, direction: usize, segment: &Segment, coars
     if segment.has(tcp_flags::ACK) {
         return own.has(is::SEQUENCE_KNOWN);
     }
-    ended || coarse_ns.wrapping_sub(state.last_seen_ns()) >= SILENCE_NS
+    ended || clock.coarse_ns().wrapping_sub(state.last_seen_ns()) >= SILENCE_NS
 }
 
 /// All that is kept up of a flow that nobody wants more of: that it lives, and that it ends.
@@ -131,13 +138,7 @@ pub fn track<C: Clock>(
         return true;
     }
 
-    let mut time = Time {
-        clock,
-        now_ns: 0,
-        coarse_ns,
-        departure_ns: sighting.departure_ns,
-        settings,
-    };
+    let mut time = Time::new(clock, sighting, settings);
     // Before the ACK is: the first packet with one has the first echo.
     if segment.options & options::TIMESTAMPS != 0 {
         timestamps(own, peer, segment, &mut time);
@@ -172,15 +173,26 @@ pub fn track<C: Clock>(
 }
 
 /// The time of one packet, read at most once.
-struct Time<'a, C> {
+pub(crate) struct Time<'a, C> {
     clock: &'a C,
     now_ns: u64,
-    coarse_ns: u64,
+    pub(crate) coarse_ns: u64,
     departure_ns: u64,
     settings: &'a Settings,
 }
 
-impl<C: Clock> Time<'_, C> {
+impl<'a, C: Clock> Time<'a, C> {
+    #[inline(always)]
+    pub(crate) fn new(clock: &'a C, sighting: &Sighting, settings: &'a Settings) -> Self {
+        Self {
+            clock,
+            now_ns: sighting.now_ns,
+            coarse_ns: sighting.coarse_ns,
+            departure_ns: sighting.departure_ns,
+            settings,
+        }
+    }
+
     #[inline(always)]
     fn now_ns(&mut self) -> u64 {
         if self.now_ns == 0 {
@@ -194,22 +206,24 @@ impl<C: Clock> Time<'_, C> {
         micros(self.now_ns())
     }
 
-    /// When the packet leaves: under fq 20 to 30 % of packets go up to 4 ms after this hook.
+    /// When the packet leaves, by the time that TCP itself measures its RTT from: without pacing
+    /// that of its last look at the clock, µs ago; under fq 20 to 30 % of packets go up to 4 ms
+    /// after this hook. A time before the last tick is none: such a packet waited elsewhere.
     #[inline(always)]
-    fn departure_us(&mut self) -> u32 {
-        let now_ns = self.now_ns();
-        let wait_ns = self.departure_ns.wrapping_sub(now_ns);
-        micros(if wait_ns < DEPARTURE_HORIZON_NS {
-            self.departure_ns
+    pub(crate) fn departure_us(&mut self) -> u32 {
+        let since_tick_ns = self.departure_ns.wrapping_sub(self.coarse_ns);
+        if since_tick_ns < DEPARTURE_HORIZON_NS {
+            micros(self.departure_ns)
         } else {
-            now_ns
-        })
+            self.now_us()
+        }
     }
 
+    /// The epoch, where the `last` sample was in that one.
     #[inline(always)]
-    fn epoch(&mut self) -> u32 {
+    fn epoch(&mut self, last: u32) -> u32 {
         let now_ns = self.now_ns();
-        self.settings.epoch(now_ns)
+        self.settings.epoch(now_ns, last)
     }
 }
 
@@ -249,32 +263,65 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
             own.duplicate_acks = own.duplicate_acks.wrapping_add(1);
         }
     } else {
-        own.acked_bytes = own.acked_bytes.wrapping_add(advance as u64);
-        let sample = peer.sample;
-        let completes_sample =
-            sample != 0 && distance(high(sample), ack) >= 0 && distance(previous, high(sample)) > 0;
-        let handshake = peer.has(is::SYN) && sent == peer.isn.wrapping_add(1);
-        let completes_burst = peer.has(is::SEQUENCE_KNOWN)
-            && !handshake
-            && distance(sent, ack) >= 0
-            && distance(previous, sent) > 0;
-        if completes_sample || completes_burst {
-            let now_us = time.now_us();
-            if completes_sample {
-                sequence_sample(own, peer, segment, sample, advance, now_us, time);
-            }
-            if completes_burst {
-                own.drained = chunk::drained(own, peer, ack, advance, time.now_ns());
-            }
-            if completes_burst && let Some(busy_us) = rtt::elapsed(low(peer.burst), now_us) {
-                own.busy_us = own.busy_us.wrapping_add(u64::from(busy_us));
-                own.bursts = own.bursts.wrapping_add(1);
-            }
-        }
+        let completes = completes(peer, previous, ack);
+        new_data(own, peer, segment, advance, completes, time);
     }
     own.acked = pack(ack, window);
     own.flags |= is::ACK_KNOWN;
     sack::read(own, peer, segment);
+}
+
+/// What an ACK completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completes {
+    /// An RTT sample.
+    pub sample: bool,
+    /// A busy period: it leaves nothing outstanding.
+    pub burst: bool,
+}
+
+/// What an ACK up to `ack` completes, of which the one before was up to `previous`.
+#[inline(always)]
+pub(crate) fn completes(peer: &Half, previous: u32, ack: u32) -> Completes {
+    let (sample, sent) = (peer.sample, high(peer.burst));
+    let handshake = peer.has(is::SYN) && sent == peer.isn.wrapping_add(1);
+    Completes {
+        sample: sample != 0
+            && distance(high(sample), ack) >= 0
+            && distance(previous, high(sample)) > 0,
+        burst: peer.has(is::SEQUENCE_KNOWN)
+            && !handshake
+            && distance(sent, ack) >= 0
+            && distance(previous, sent) > 0,
+    }
+}
+
+/// An ACK of `advance` new bytes.
+#[inline(always)]
+pub(crate) fn new_data<C: Clock>(
+    own: &mut Half,
+    peer: &Half,
+    segment: &Segment,
+    advance: i32,
+    completes: Completes,
+    time: &mut Time<'_, C>,
+) {
+    own.acked_bytes = own.acked_bytes.wrapping_add(advance as u64);
+    if !completes.sample && !completes.burst {
+        return;
+    }
+    let now_us = time.now_us();
+    if completes.sample {
+        sequence_sample(own, peer, segment, peer.sample, advance, now_us, time);
+    }
+    if completes.burst {
+        let ack = segment.acknowledgment;
+        own.drained = chunk::drained(own, peer, ack, advance, time.now_ns());
+        if let Some(busy_us) = rtt::elapsed(low(peer.burst), now_us) {
+            own.busy_us = own.busy_us.wrapping_add(u64::from(busy_us));
+            own.bursts = own.bursts.wrapping_add(1);
+        }
+    }
 }
 
 /// Whether an ACK is of data that cannot have been sent: further beyond what was seen here than
@@ -334,7 +381,8 @@ fn sequence_sample<C: Clock>(
             return;
         }
     }
-    rtt::record(own, rtt_us, time.epoch());
+    let epoch = time.epoch(own.rtt_current.epoch);
+    rtt::record(own, rtt_us, epoch);
     if !handshake && peer.retransmitted_segments == 0 {
         rtt::record_slow_start(own, rtt_us);
     }
@@ -390,7 +438,7 @@ fn timestamps<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &m
         if first_echo && !repeats(own, segment) {
             let now_us = time.now_us();
             if let Some(rtt_us) = rtt::elapsed(low(stamp), now_us) {
-                let epoch = time.epoch();
+                let epoch = time.epoch(own.rtt_current.epoch);
                 rtt::record(own, rtt_us, epoch);
                 own.rtt_timestamp_samples = own.rtt_timestamp_samples.wrapping_add(1);
             }
@@ -577,18 +625,24 @@ fn data<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &mut Tim
     };
     own.burst = pack(end, busy_since_us);
     if !outstanding {
-        // The end of the first wire segment of a super-packet: the receiver may acknowledge it
-        // before the rest has left.
-        let first_end = if segment.segment_len < segment.payload_len {
-            start.wrapping_add(segment.segment_len)
-        } else {
-            end
-        };
-        own.sample = pack(first_end, departure_us);
+        own.sample = sample(segment, departure_us);
     }
     if let (Some(_), true) = (peer_ack, peer.has(is::WINDOW_KNOWN)) {
         fill_window(own, peer.acked, segment, end);
     }
+}
+
+/// An RTT sample that begins with a packet of data: up to the end of the first wire segment of a
+/// super-packet, because the receiver may acknowledge that before the rest has left.
+#[inline(always)]
+pub(crate) fn sample(segment: &Segment, departure_us: u32) -> u64 {
+    let fin = u32::from(segment.has(tcp_flags::FIN));
+    let len = if segment.segment_len < segment.payload_len {
+        segment.segment_len
+    } else {
+        segment.payload_len.wrapping_add(fin)
+    };
+    pack(segment.sequence.wrapping_add(len), departure_us)
 }
 
 /// Counts a packet up to `end` where it fills the window that came with the other side's last ACK.

@@ -30,6 +30,9 @@ struct Arguments {
     /// One JSON object a line instead of a table.
     #[arg(long)]
     json: bool,
+    /// Only packets of this kind.
+    #[arg(long, value_enum)]
+    case: Option<Kind>,
 }
 
 const PORT: u16 = 443;
@@ -48,24 +51,29 @@ const LASTMILE: &str = "bench_lastmile";
 const PROGRAMS: [&str; 4] = ["bench_empty", "bench_parse", "bench_reference", LASTMILE];
 
 /// What kind of packets.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
 enum Kind {
-    /// Not to or from a watched port.
+    /// Not to or from a watched port
+    #[value(name = "rejected_by_port")]
     Rejected,
-    /// Data of watched flows, one way.
+    /// Data of watched flows, one way
     Data,
-    /// Data and its ACK in turn: every ACK completes an RTT sample.
+    /// Data and its ACK in turn: every ACK completes an RTT sample
     DataAndAck,
-    /// The same, of flows that the daemon wants no more of: they are no video.
+    /// The same, and data has the stamp that TCP gives what it sends
+    SentAndAcked,
+    /// The same, of flows that the daemon wants no more of: they are no video
     PassedOver,
 }
 
 impl Kind {
     /// In this order: nothing is wanted any more of the flows of the last.
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Rejected,
         Self::Data,
         Self::DataAndAck,
+        Self::SentAndAcked,
         Self::PassedOver,
     ];
 
@@ -74,6 +82,7 @@ impl Kind {
             Self::Rejected => "rejected_by_port",
             Self::Data => "data",
             Self::DataAndAck => "data_and_ack",
+            Self::SentAndAcked => "sent_and_acked",
             Self::PassedOver => "passed_over",
         }
     }
@@ -104,7 +113,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     for &flows in &arguments.flows {
         let mut bench = Bench::new(flows)?;
-        for kind in Kind::ALL {
+        let asked = |kind: &Kind| arguments.case.is_none_or(|case| case == *kind);
+        for kind in Kind::ALL.into_iter().filter(asked) {
             bench.case(kind, arguments)?;
         }
     }
@@ -182,6 +192,7 @@ impl Bench {
     fn turns(&mut self, name: &str, kind: Kind, packets: u32) -> Result<f64> {
         let (made, each) = match kind {
             Kind::Data => (kinds::DATA, 1),
+            Kind::SentAndAcked => (kinds::SENT_AND_ACKED, 2),
             _ => (kinds::DATA_AND_ACK, 2),
         };
         let turns = packets.div_ceil(self.flows * each);

@@ -70,7 +70,7 @@ pub fn bench_reference(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn bench_lastmile(ctx: TcContext) -> i32 {
     rewrite(&ctx);
-    if let Err(reason) = observe(&Skb::new(ctx.skb.skb, false), Link::Ethernet, &Maps) {
+    if let Err(reason) = observe(&Skb::stamped(ctx.skb.skb), Link::Ethernet, &Maps) {
         Maps.count(reason.into());
     }
     TC_ACT_UNSPEC
@@ -109,14 +109,16 @@ fn rewrite(ctx: &TcContext) -> Option<()> {
     // flow's handshake at once, because only so many wait for their second direction.
     let (flow, round, step) = match case.kind {
         kinds::HANDSHAKE => (packet / 3 % flows, 0, packet % 3),
-        kinds::DATA_AND_ACK => (packet % flows, packet / flows / 2, packet / flows & 1),
+        kinds::DATA_AND_ACK | kinds::SENT_AND_ACKED => {
+            (packet % flows, packet / flows / 2, packet / flows & 1)
+        }
         _ => (packet % flows, packet / flows, 0),
     };
     let (flow, round) = (flow as u32, round as u32);
     let sequence = round
         .wrapping_mul(DATA_LEN)
         .wrapping_add(case.first_sequence);
-    let (start, end) = (ctx.data(), ctx.data_end());
+    let (start, end) = Skb::new(ctx.skb.skb, false).data();
     if start + size_of::<Frame>() > end {
         return None;
     }
@@ -138,7 +140,7 @@ fn rewrite(ctx: &TcContext) -> Option<()> {
         set(&mut frame.sequence, u32::from(!syn));
         let acknowledged = match case.kind {
             kinds::HANDSHAKE => u32::from(!syn),
-            kinds::DATA_AND_ACK => DATA_LEN,
+            kinds::DATA_AND_ACK | kinds::SENT_AND_ACKED => DATA_LEN,
             _ => 0,
         };
         set(
@@ -157,6 +159,14 @@ fn rewrite(ctx: &TcContext) -> Option<()> {
         frame.offset_flags[1] = tcp_flags::ACK | syn;
     }
     let is_data = !from_client && !handshake;
+    let stamp = if is_data && case.kind == kinds::SENT_AND_ACKED {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_ns() }
+    } else {
+        0
+    };
+    // SAFETY: a field of the context.
+    unsafe { (*ctx.skb.skb).tstamp = stamp };
     let len = if is_data { DATA_LEN as u16 } else { 0 };
     frame.total_len = (52 + len).to_be();
     set(&mut frame.tsval, packet as u32);

@@ -1,6 +1,9 @@
 //! A `__sk_buff` as a [`Packet`].
 
-use core::{arch::asm, mem::MaybeUninit};
+use core::{
+    arch::asm,
+    mem::{MaybeUninit, offset_of},
+};
 
 use aya_ebpf::{
     Global,
@@ -34,12 +37,51 @@ const SOCK_STREAM: u32 = 1;
 pub struct Skb {
     skb: *mut __sk_buff,
     egress: bool,
+    /// Whether `skb->tstamp` may be TCP's.
+    stamped: bool,
 }
 
 impl Skb {
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff, egress: bool) -> Self {
-        Self { skb, egress }
+        Self {
+            skb,
+            egress,
+            stamped: egress,
+        }
+    }
+
+    /// For the bench, whose packets no socket sends: one that may have TCP's stamp all the same.
+    #[inline(always)]
+    pub fn stamped(skb: *mut __sk_buff) -> Self {
+        Self {
+            skb,
+            egress: false,
+            stamped: true,
+        }
+    }
+
+    /// Where what lies together of the packet begins and ends.
+    ///
+    /// The fields have 32 bits and stand for pointers: LLVM would go on with the lower half of a
+    /// register, which to the verifier is no pointer.
+    #[inline(always)]
+    pub fn data(&self) -> (usize, usize) {
+        const { assert!(offset_of!(__sk_buff, data) == 76) };
+        const { assert!(offset_of!(__sk_buff, data_end) == 80) };
+        let (start, end);
+        // SAFETY: reads two fields of the context.
+        unsafe {
+            asm!(
+                "{start} = *(u32 *)({skb} + 76)",
+                "{end} = *(u32 *)({skb} + 80)",
+                skb = in(reg) self.skb,
+                start = out(reg) start,
+                end = lateout(reg) end,
+                options(pure, readonly, nostack),
+            );
+        }
+        (start, end)
     }
 
     /// The TCP socket that sends this packet. Absent for forwarded packets, SYN-ACKs and
@@ -79,8 +121,7 @@ impl Skb {
 impl Frame for Skb {
     #[inline(always)]
     fn load<H: Header>(&self, offset: usize) -> Option<H> {
-        // SAFETY: fields of the context.
-        let (start, end) = unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) };
+        let (start, end) = self.data();
         let at = start + offset;
         if at + size_of::<H>() <= end {
             // SAFETY: inside the packet, as the verifier sees too; `H` may be any bytes.
@@ -206,10 +247,11 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn departure_ns(&self) -> u64 {
-        if !self.egress || TEST_CLOCK.load() == 1 {
+        if !self.stamped || TEST_CLOCK.load() == 1 {
             return 0;
         }
-        // SAFETY: a field of the context. At egress TCP's own pacing puts CLOCK_MONOTONIC here.
+        // SAFETY: a field of the context. At egress it is what TCP takes for the time of departure
+        // itself, by CLOCK_MONOTONIC (`tcp_wstamp_ns`).
         unsafe { (*self.skb).tstamp }
     }
 

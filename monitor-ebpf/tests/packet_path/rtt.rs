@@ -116,6 +116,22 @@ fn a_departure_that_is_past_or_beyond_belief_is_none() {
 }
 
 #[test]
+fn tcps_own_stamp_since_the_last_tick_is_the_departure() {
+    let mut wire = Wire::established();
+    wire.sees_with(40_000, wire.server().data(0, 1_000), |seen| {
+        seen.departure_ns = time_ns(39_950);
+        seen.coarse_ns = time_ns(38_000);
+    });
+    wire.sees(60_000, wire.client().ack(1_000));
+    wire.sees_with(70_000, wire.server().data(1_000, 1_000), |seen| {
+        seen.departure_ns = time_ns(67_000);
+        seen.coarse_ns = time_ns(68_000);
+    });
+    wire.sees(90_000, wire.client().ack(2_000));
+    assert_eq!(samples(&wire), (2, 20_050 + 20_000), "one waited elsewhere");
+}
+
+#[test]
 fn an_ack_before_the_departure_says_nothing() {
     let mut wire = Wire::established();
     wire.sees_with(40_000, wire.server().data(0, 1_000), |seen| {

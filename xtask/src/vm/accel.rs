@@ -3,7 +3,7 @@
 //! `/dev/kvm` can be there and still hang every guest (some nested clouds), which `accel=kvm:tcg`
 //! does not notice. So a machine is booted once, with a time limit, and the answer is kept.
 
-use std::{env, fs, time::Duration};
+use std::{env, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -63,22 +63,30 @@ pub fn choose(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
             None => bail!("{VARIABLE}={name}: it can be `kvm` or `tcg`"),
         };
     }
-    if !std::path::Path::new("/dev/kvm").exists() {
+    if !Path::new("/dev/kvm").exists() {
         return Ok(Accelerator::Tcg);
     }
     let host = output_of(std::process::Command::new("uname").args(["-nr"]))?;
     let file = cache.path("accelerator");
-    let kept = fs::read_to_string(&file).unwrap_or_default();
-    if let Some((name, for_host)) = kept.split_once(' ')
-        && for_host == host
-        && let Some(accelerator) = Accelerator::from_name(name)
-    {
+    if let Some(accelerator) = kept(&file, &host) {
+        return Ok(accelerator);
+    }
+    // Machines start side by side, and one probe is enough.
+    let _lock = cache.lock()?;
+    if let Some(accelerator) = kept(&file, &host) {
         return Ok(accelerator);
     }
     let accelerator = probe(cache, kernel)?;
     fs::write(&file, format!("{} {host}", accelerator.name()))
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(accelerator)
+}
+
+/// What the probe said on this host before.
+fn kept(file: &Path, host: &str) -> Option<Accelerator> {
+    let kept = fs::read_to_string(file).ok()?;
+    let (name, for_host) = kept.split_once(' ')?;
+    Accelerator::from_name(name).filter(|_| for_host == host)
 }
 
 fn probe(cache: &Cache, kernel: Kernel) -> Result<Accelerator> {
