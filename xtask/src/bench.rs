@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -90,7 +90,7 @@ pub fn routes(arguments: &[String]) -> Result<ExitCode> {
     let mut passed_on = arguments.to_vec();
     passed_on.retain(|it| it != WRITE_DOCS);
     let mut figures = String::new();
-    let code = on_this_machine(&build(ROUTES_EXAMPLE)?, &passed_on, &mut |line| {
+    let code = on_this_machine(&cargo::example(ROUTES_EXAMPLE)?, &passed_on, &mut |line| {
         println!("{line}");
         figures += &format!("{line}\n");
     })?;
@@ -124,21 +124,8 @@ fn replaced(document: &str, begin: &str, end: &str, text: &str) -> Option<String
 pub fn engine(arguments: &[String]) -> Result<ExitCode> {
     setup::ensure(&[Requirement::BpfToolchain])?;
     let print = &mut |line: &str| println!("{line}");
-    let code = on_this_machine(&build(ENGINE_EXAMPLE)?, arguments, print)?;
+    let code = on_this_machine(&cargo::example(ENGINE_EXAMPLE)?, arguments, print)?;
     Ok(exit_code(code))
-}
-
-/// Builds an example of package `lastmile`.
-fn build(name: &str) -> Result<PathBuf> {
-    let built = cargo::build(&[
-        "build",
-        "--release",
-        "--package",
-        "lastmile",
-        "--example",
-        name,
-    ])?;
-    cargo::binary(&built, name)
 }
 
 /// Runs it here; every line also goes to `each`.
@@ -202,7 +189,7 @@ fn measure(
         Some(kernel) => setup::ensure_for_vm(kernel)?,
         None => setup::ensure(&[Requirement::BpfToolchain])?,
     };
-    let example = build(EXAMPLE)?;
+    let example = cargo::example(EXAMPLE)?;
     let Some(kernel) = kernel else {
         return on_this_machine(&example, arguments, each);
     };

@@ -66,6 +66,22 @@ pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
         .collect())
 }
 
+/// Builds an example of package `lastmile`, optimised.
+///
+/// # Errors
+/// When the build fails.
+pub fn example(name: &str) -> Result<PathBuf> {
+    let built = build(&[
+        "build",
+        "--release",
+        "--package",
+        "lastmile",
+        "--example",
+        name,
+    ])?;
+    binary(&built, name)
+}
+
 /// The program of this name that a build left.
 ///
 /// # Errors

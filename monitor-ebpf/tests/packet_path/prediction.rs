@@ -183,7 +183,8 @@ fn an_ack_of_new_data_is_expected() {
 
 #[test]
 fn an_ack_that_says_more_is_looked_at() {
-    let others: [(&str, fn(&mut Segment)); 8] = [
+    type Change = fn(&mut Segment);
+    let others: [(&str, Change); 8] = [
         ("SYN", |ack| ack.flags |= tcp_flags::SYN),
         ("FIN", |ack| ack.flags |= tcp_flags::FIN),
         ("RST", |ack| ack.flags |= tcp_flags::RST),

@@ -30,15 +30,7 @@ const MACHINES: &str = "\n## In machines\n";
 /// When that cannot be done.
 pub fn simulate(arguments: &[String]) -> Result<ExitCode> {
     setup::ensure(&[Requirement::BpfToolchain])?;
-    let built = cargo::build(&[
-        "build",
-        "--release",
-        "--package",
-        "lastmile",
-        "--example",
-        EXAMPLE,
-    ])?;
-    let mut command = Command::new(cargo::binary(&built, EXAMPLE)?);
+    let mut command = Command::new(cargo::example(EXAMPLE)?);
     command.current_dir(cargo::workspace()).args(arguments);
     if arguments.is_empty() {
         command.args(["--ablations", "--markdown", MARKDOWN, "--json", JSON]);
