@@ -175,12 +175,14 @@ fn update<P: Packet, T: Tables>(
     let (own, peer) = state.halves_mut(direction);
     let expected = prediction::expected(own, peer, segment, packet.hook());
     let departure_ns = packet.departure_ns();
-    // Where the clock has to be read anyhow, the coarse one is not.
+    // Where the clock has to be read anyhow, the coarse one is not; it may say less than that,
+    // and a flow's time does not run backwards.
     let (coarse_ns, now_ns) = if expected.needs_clock(departure_ns != 0) {
         let now_ns = packet.precise_ns();
         (now_ns, now_ns)
     } else {
-        (packet.coarse_ns(), 0)
+        let seen_ns = own.last_seen_ns.max(peer.last_seen_ns);
+        (packet.coarse_ns().max(seen_ns), 0)
     };
     let mut sighting = Sighting {
         hook: packet.hook(),

@@ -74,7 +74,8 @@ pub fn timer(own: &Half, peer: &Half, repetition: &Repetition) -> Timer {
         return Timer::None;
     }
     let unsent_us = ticks_to_micros(ticks(coarse_ns).wrapping_sub(low(own.latest)));
-    let unanswered_us = ticks_to_micros(ticks(coarse_ns).wrapping_sub(ticks(peer.last_seen_ns)));
+    // The peer's packets may be on another CPU, and later than this one.
+    let unanswered_us = ticks_to_micros(ticks(coarse_ns.saturating_sub(peer.last_seen_ns)));
     let silent_us = unsent_us.min(unanswered_us);
 
     let rtt_us = own.rtt_smoothed_us.wrapping_add(peer.rtt_smoothed_us);

@@ -42,7 +42,7 @@ const STAMP_SPAN_MAX: u32 = STAMP_SPAN << (STAMP_DOUBLINGS_MAX + 1);
 pub struct Sighting {
     /// ifindex << 1 | 1 for egress.
     pub hook: u32,
-    /// Coarse monotonic time, ns.
+    /// Coarse monotonic time, ns, or the precise one; not before the flow's last packet.
     pub coarse_ns: u64,
     /// The precise time where the clock was read already, ns; else 0.
     pub now_ns: u64,
@@ -87,7 +87,7 @@ pub fn begins_anew<C: Clock>(
     if segment.has(tcp_flags::ACK) {
         return own.has(is::SEQUENCE_KNOWN);
     }
-    ended || clock.coarse_ns().wrapping_sub(state.last_seen_ns()) >= SILENCE_NS
+    ended || clock.coarse_ns().saturating_sub(state.last_seen_ns()) >= SILENCE_NS
 }
 
 /// All that is kept up of a flow that nobody wants more of: that it lives, and that it ends.
@@ -117,7 +117,7 @@ pub fn track<C: Clock>(
     let (own, peer) = state.halves_mut(direction);
     let coarse_ns = sighting.coarse_ns;
     if own.owner != sighting.hook {
-        if own.owner != 0 && coarse_ns.wrapping_sub(own.last_seen_ns) < SILENCE_NS {
+        if own.owner != 0 && coarse_ns.saturating_sub(own.last_seen_ns) < SILENCE_NS {
             own.seen_elsewhere = own.seen_elsewhere.wrapping_add(1);
             return false;
         }
@@ -335,7 +335,7 @@ fn is_beyond_belief(own: &Half, peer: &Half, ack: u32, coarse_ns: u64) -> bool {
     }
     let window = low(own.acked) as i32;
     let limit = if window > 0 { window } else { UNSEEN_MAX };
-    beyond > limit && coarse_ns.wrapping_sub(peer.last_seen_ns) < SILENCE_NS
+    beyond > limit && coarse_ns.saturating_sub(peer.last_seen_ns) < SILENCE_NS
 }
 
 /// Whether a reset's sequence number is one that its receiver may believe (RFC 5961, 3): forged

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use crate::support::wire::{Wire, time_ns};
+use crate::support::{
+    tables::Seen,
+    wire::{OTHER_HOOK, Wire, time_ns},
+};
 
 /// The client says something every `every_us` until `end_us`, stamped by a clock of `clock_us`
 /// that began at `base`, over a queue that fills to `queue_us` and drains, again and again.
@@ -136,4 +139,31 @@ proptest! {
             prop_assert_eq!(longest_us, rtt_us);
         }
     }
+}
+
+/// The kernel's coarse clock stands still between two ticks, and some packets have the precise
+/// time: a flow's time does not run backwards.
+#[test]
+fn packets_within_a_tick_come_one_after_the_other() {
+    let mut wire = Wire::established();
+    let lagging = |seen: &mut Seen| seen.coarse_ns = time_ns(40_000);
+    wire.sees_with(43_000, wire.server().data(0, 1_000), lagging);
+    wire.sees_with(43_200, wire.client().ack(1_000), lagging);
+    // A sample begins: here the clock is read.
+    wire.sees_with(43_400, wire.server().data(1_000, 1_000), lagging);
+    assert_eq!(wire.server_half().last_seen_ns, time_ns(43_400));
+    wire.sees_with(43_401, wire.server().data(1_000, 1_000), |seen| {
+        lagging(seen);
+        seen.hook = OTHER_HOOK;
+    });
+    let server = wire.server_half();
+    assert_eq!((server.frames, server.seen_elsewhere), (2, 1));
+    // Sent again at once, for whatever reason, but not by a timer.
+    wire.sees_with(43_900, wire.server().data(1_000, 1_000), lagging);
+    let server = wire.server_half();
+    assert_eq!(server.retransmitted_segments, 1);
+    assert_eq!(
+        (server.tail_loss_probes, server.retransmission_timeouts),
+        (0, 0)
+    );
 }
