@@ -490,7 +490,7 @@ fn again_rule(flow: &Joined<'_>, index: usize, marked: Marked, begins_anew: bool
             if marked.out_of_order
                 && matches!(flow.said_without_limit[index].class, Class::Fills { .. }) =>
         {
-            Some(Rule::FourHoles)
+            Some(Rule::ManyHoles)
         }
         Class::Again(Before::BelowFirst) if marked.out_of_order => Some(Rule::BelowFirst),
         // Acknowledged here, and yet it never passed: a hole that nobody looks at any more.

@@ -260,7 +260,7 @@ fn again_rule(flow: &Joined<'_>, index: usize) -> Option<Rule> {
         }
         Class::Again(before) if out_of_order && soon(flow, index) => {
             match (before, flow.said_without_limit[index].class) {
-                (_, Class::Fills { .. }) => Some(Rule::FourHoles),
+                (_, Class::Fills { .. }) => Some(Rule::ManyHoles),
                 (Before::BelowFirst, _) => Some(Rule::BelowFirst),
                 _ => Some(Rule::OutOfOrderSeen),
             }

@@ -108,13 +108,13 @@ rules! {
         "tshark takes what comes less than the handshake RTT (3 ms without a handshake) after the highest segment for reordering; these bytes had passed here already",
         "we and tcptrace: bytes that pass twice were sent twice. (A network that duplicates packets looks the same to anyone)";
     OutOfOrderOld: "out of order by time, in an old hole",
-        "it fills a hole that was open for half an RTT or longer, which is time enough for a retransmission, and less than a handshake RTT passed since the highest segment, which keeps moving",
+        "it fills a hole that was open for half an RTT or longer (with timestamps: it was stamped after the hole showed), which is time enough for a retransmission, and less than a handshake RTT passed since the highest segment, which keeps moving",
         "we: the age of the hole is what tells the two apart; the time since the highest segment says how fast the sender sends";
     RetransmissionYoung: "retransmission, in a young hole",
-        "it fills a hole younger than half an RTT: no sender can know of a loss so soon; tshark's time since the highest segment was over, or it knew no handshake",
+        "it fills a hole younger than half an RTT (with timestamps: it was stamped before the hole showed): no sender can know of a loss so soon; tshark's time since the highest segment was over, or it knew no handshake",
         "we";
-    FourHoles: "more holes than we keep",
-        "more than four holes were open at once: the ones beyond are forgotten, and what fills them counts as a retransmission",
+    ManyHoles: "more holes than we keep",
+        "more than eight holes were open at once: the ones beyond are forgotten, and what fills them counts as a retransmission unless its timestamp shows that it was overtaken",
         "the reference; ours is bounded memory in the kernel, and the number forgotten is counted";
     AcknowledgedUnseen: "acknowledged before it was seen",
         "new bytes that the other side had acknowledged already: tshark calls them spurious. The capture has them in the wrong order, or lacks the first copy",
@@ -130,7 +130,7 @@ rules! {
         "nobody can tell";
     FillsAnyAge: "fills a hole, at any age",
         "tcptrace calls everything that fills a never-seen hole out of order, however late it comes",
-        "we and tshark: after half an RTT or more it is the retransmission of what was lost before the tap. Taken as reordering, losses upstream of a tap vanish";
+        "we and tshark: what was sent once the loss could be known is the retransmission of what was lost before the tap. Taken as reordering, losses upstream of a tap vanish";
     PartlySeen: "fills a hole and repeats bytes",
         "a young hole is filled together with bytes that were seen: tcptrace counts the repeated part",
         "either";
@@ -139,7 +139,7 @@ rules! {
         "we and tshark: only one byte at the very place is a probe";
     // Where one connection ends and the next begins.
     ForgottenFlow: "remembered from an earlier flow",
-        "the reference holds these packets together with a flow that we had closed (after 60 s of silence, or at a SYN)",
+        "the reference holds these packets together with a flow that we had closed (after its silence, or at a SYN)",
         "either: the highest sequence number of a connection that was silent that long says little";
     NewConnection: "a new connection for the reference only",
         "the reference begins anew at a SYN with another sequence number; we believe one only where the old flow ended, was silent for 5 s, or the server answers with another number",
@@ -154,7 +154,7 @@ rules! {
         "IP below MPLS, PPPoE or IEEE 802.1ad: tcptrace finds no connection",
         "we and tshark";
     Silence: "closed after silence",
-        "no packet for 60 s or longer: we close the flow and begin another, the reference goes on",
+        "no packet for as long as a flow is kept (docs/replay.md): we close it and begin another, the reference goes on",
         "either; a monitor has to forget";
     // RTT.
     HandshakeTwice: "handshake with a repeated SYN",
