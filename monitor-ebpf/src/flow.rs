@@ -227,7 +227,7 @@ pub struct Half {
     pub burst: u64,
     /// Highest ACK we sent << 32 | the window it advertised, in bytes (0: unknown or closed).
     pub acked: u64,
-    /// Highest sequence number sent << 32 | coarse time of our last packet with data or a FIN, in
+    /// Highest sequence number sent << 32 | time (as below) of our last packet with data or a FIN, in
     /// ticks (`sequence::ticks`).
     pub latest: u64,
     /// Latest request, of a client: one past its last byte << 32 | when it began in µs; 0: none.
@@ -236,7 +236,7 @@ pub struct Half {
     /// 0: none. Not when it was of a FIN alone.
     pub drained: u64,
 
-    /// Coarse monotonic time of the last packet, ns.
+    /// Monotonic time of the last packet, ns: the last tick's, where nothing needed the precise one.
     pub last_seen_ns: u64,
 
     // What nearly every packet with data changes or is compared with.
@@ -391,13 +391,13 @@ pub struct FlowState {
     /// Precise monotonic time at which this state was created, ns. It differs between two flows
     /// that use the same 5-tuple one after the other, so differences are only taken within one.
     pub generation: u64,
-    /// Coarse monotonic time of the last report, ns.
+    /// Monotonic time of the last report, ns, as of [`Half::last_seen_ns`].
     pub last_report_ns: u64,
     /// Time of the first packet, ns (earlier than `generation` by the wait for the second
     /// direction).
     pub start_ns: u64,
     pub socket: SocketFigures,
-    /// Coarse monotonic time of the first report that the daemon can read, ns; 0: none yet.
+    /// The same of the first report that the daemon can read, ns; 0: none yet.
     pub first_report_ns: u64,
     /// Indexed by [`LOW_TO_HIGH`] and [`HIGH_TO_LOW`].
     pub halves: [Half; 2],
@@ -464,7 +464,7 @@ impl FlowState {
         unsafe { (&*first.add(direction & 1), &*first.add((direction & 1) ^ 1)) }
     }
 
-    /// Coarse monotonic time of the last packet in either direction, ns.
+    /// Monotonic time of the last packet in either direction, ns.
     pub fn last_seen_ns(&self) -> u64 {
         self.halves[0].last_seen_ns.max(self.halves[1].last_seen_ns)
     }

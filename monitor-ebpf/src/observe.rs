@@ -174,10 +174,10 @@ fn update<P: Packet, T: Tables>(
     let (direction, segment) = (parsed.direction as usize, &parsed.segment);
     let (own, peer) = state.halves_mut(direction);
     let expected = prediction::expected(own, peer, segment, packet.hook());
-    let departure_ns = packet.departure_ns();
+    let (departure_ns, local_sender) = (packet.departure_ns(), own.has(is::LOCAL_SENDER));
     // Where the clock has to be read anyhow, the coarse one is not; it may say less than that,
     // and a flow's time does not run backwards.
-    let (coarse_ns, now_ns) = if expected.needs_clock(departure_ns != 0) {
+    let (coarse_ns, now_ns) = if expected.needs_clock(departure_ns != 0 && local_sender) {
         let now_ns = packet.precise_ns();
         (now_ns, now_ns)
     } else {
@@ -189,7 +189,7 @@ fn update<P: Packet, T: Tables>(
         coarse_ns,
         now_ns,
         departure_ns,
-        local_sender: own.has(is::LOCAL_SENDER),
+        local_sender,
         first_transmission: false,
     };
     let waited_ns = coarse_ns.wrapping_sub(state.last_report_ns);

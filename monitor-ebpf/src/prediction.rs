@@ -36,14 +36,13 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// Whether it cannot be taken into account without the precise time, if TCP `stamped` it or
-    /// not.
+    /// Whether the precise time is wanted, where it is known or not when TCP let the packet go.
     #[inline(always)]
-    pub fn needs_clock(self, stamped: bool) -> bool {
+    pub fn needs_clock(self, departure_known: bool) -> bool {
         match self {
             Self::Nothing | Self::Data => false,
-            Self::Start => !stamped,
-            Self::Ack(completes) => completes.sample || completes.burst,
+            Self::Start => !departure_known,
+            Self::Ack(completes) => completes.sample != 0 || completes.burst,
         }
     }
 }

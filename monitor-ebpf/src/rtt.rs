@@ -3,6 +3,7 @@
 use crate::{
     flow::{EpochRtt, Half, RTT_BINS, rtt_bin},
     sequence::distance,
+    timer::TIMEOUT_INITIAL_US,
     verifier::below_64,
 };
 
@@ -67,8 +68,11 @@ pub fn record(half: &mut Half, rtt_us: u32, epoch: u32) {
     const { assert!(RTT_BINS == 64) };
     let smoothed_us = half.rtt_smoothed_us;
     if smoothed_us == 0 {
-        half.rtt_smoothed_us = rtt_us;
-        half.rtt_variation_us = rtt_us / 2;
+        // A handshake that took so long may have waited for a SYN-ACK that was lost before us.
+        if rtt_us < TIMEOUT_INITIAL_US || half.rtt_samples > 1 {
+            half.rtt_smoothed_us = rtt_us;
+            half.rtt_variation_us = rtt_us / 2;
+        }
     } else {
         // A sample that waited for a timer of the sender's must not pass for the RTT of now.
         let bounded_us = rtt_us.min(smoothed_us.wrapping_mul(2));

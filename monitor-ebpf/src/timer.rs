@@ -20,7 +20,7 @@ use crate::{
 const TIMEOUT_MIN_US: u32 = 200_000;
 
 /// A timeout or a probe before the first RTT sample (RFC 6298, 2.1; RFC 8985, 7.2).
-const TIMEOUT_INITIAL_US: u32 = 1_000_000;
+pub(crate) const TIMEOUT_INITIAL_US: u32 = 1_000_000;
 
 /// What a probe of a lone segment waits longer (RFC 8985, 7.2, `TLP.max_ack_delay`).
 const ACK_DELAY_MAX_US: u32 = 200_000;

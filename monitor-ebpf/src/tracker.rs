@@ -178,6 +178,7 @@ pub(crate) struct Time<'a, C> {
     now_ns: u64,
     pub(crate) coarse_ns: u64,
     departure_ns: u64,
+    local_sender: bool,
     settings: &'a Settings,
 }
 
@@ -189,6 +190,7 @@ impl<'a, C: Clock> Time<'a, C> {
             now_ns: sighting.now_ns,
             coarse_ns: sighting.coarse_ns,
             departure_ns: sighting.departure_ns,
+            local_sender: sighting.local_sender,
             settings,
         }
     }
@@ -206,13 +208,18 @@ impl<'a, C: Clock> Time<'a, C> {
         micros(self.now_ns())
     }
 
-    /// When the packet leaves, by the time that TCP itself measures its RTT from: without pacing
-    /// that of its last look at the clock, µs ago; under fq 20 to 30 % of packets go up to 4 ms
-    /// after this hook. A time before the last tick is none: such a packet waited elsewhere.
+    /// When the packet leaves: under fq 20 to 30 % of packets go up to 4 ms after this hook. What
+    /// a socket of ours sends leaves when TCP says, as its own RTT has it: without pacing that was
+    /// its last look at the clock, µs ago. A time before the flow's own is none; nor is one that is
+    /// past in what others send (a container's packet waited in its own queue).
     #[inline(always)]
     pub(crate) fn departure_us(&mut self) -> u32 {
-        let since_tick_ns = self.departure_ns.wrapping_sub(self.coarse_ns);
-        if since_tick_ns < DEPARTURE_HORIZON_NS {
+        let earliest_ns = if self.local_sender {
+            self.coarse_ns
+        } else {
+            self.now_ns()
+        };
+        if self.departure_ns.wrapping_sub(earliest_ns) < DEPARTURE_HORIZON_NS {
             micros(self.departure_ns)
         } else {
             self.now_us()
@@ -274,8 +281,8 @@ fn acknowledge<C: Clock>(own: &mut Half, peer: &Half, segment: &Segment, time: &
 /// What an ACK completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completes {
-    /// An RTT sample.
-    pub sample: bool,
+    /// An RTT sample, as in [`Half::sample`]; 0: none. Read once: another CPU may give it up.
+    pub sample: u64,
     /// A busy period: it leaves nothing outstanding.
     pub burst: bool,
 }
@@ -285,10 +292,10 @@ pub struct Completes {
 pub(crate) fn completes(peer: &Half, previous: u32, ack: u32) -> Completes {
     let (sample, sent) = (peer.sample, high(peer.burst));
     let handshake = peer.has(is::SYN) && sent == peer.isn.wrapping_add(1);
+    let acknowledged =
+        sample != 0 && distance(high(sample), ack) >= 0 && distance(previous, high(sample)) > 0;
     Completes {
-        sample: sample != 0
-            && distance(high(sample), ack) >= 0
-            && distance(previous, high(sample)) > 0,
+        sample: if acknowledged { sample } else { 0 },
         burst: peer.has(is::SEQUENCE_KNOWN)
             && !handshake
             && distance(sent, ack) >= 0
@@ -307,12 +314,12 @@ pub(crate) fn new_data<C: Clock>(
     time: &mut Time<'_, C>,
 ) {
     own.acked_bytes = own.acked_bytes.wrapping_add(advance as u64);
-    if !completes.sample && !completes.burst {
+    if completes.sample == 0 && !completes.burst {
         return;
     }
     let now_us = time.now_us();
-    if completes.sample {
-        sequence_sample(own, peer, segment, peer.sample, advance, now_us, time);
+    if completes.sample != 0 {
+        sequence_sample(own, peer, segment, completes.sample, advance, now_us, time);
     }
     if completes.burst {
         let ack = segment.acknowledgment;

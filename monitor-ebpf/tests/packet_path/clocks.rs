@@ -166,4 +166,8 @@ fn packets_within_a_tick_come_one_after_the_other() {
         (server.tail_loss_probes, server.retransmission_timeouts),
         (0, 0)
     );
+    // Nor was it silent for so long that an ACK of anything is believed.
+    let acked_bytes = wire.client_half().acked_bytes;
+    wire.sees_with(43_950, wire.client().ack(20_000_000), lagging);
+    assert_eq!(wire.client_half().acked_bytes, acked_bytes);
 }

@@ -151,6 +151,22 @@ fn what_waited_for_a_timer_does_not_stretch_the_rtt_that_holes_are_judged_by() {
 }
 
 #[test]
+fn a_syn_ack_that_was_lost_before_us_does_not_stretch_it_either() {
+    let mut wire = Wire::new();
+    wire.sees(0, wire.client().syn());
+    // The server's second copy, after a second.
+    wire.sees(1_030_000, wire.server().syn_ack());
+    wire.sees(1_050_000, wire.client().ack(0));
+    assert_eq!(wire.server_half().handshake_rtt_us, 1_030_000);
+    wire.sees(1_060_000, wire.client().data(0, 100));
+    wire.sees(1_084_000, wire.server().data(0, 1_000).ack(100));
+    wire.sees(1_104_000, wire.client().data(100, 0).ack(1_000));
+    wire.sees(1_110_000, wire.server().data(2_000, 1_000).ack(100));
+    wire.sees(1_151_000, wire.server().data(1_000, 1_000).ack(100));
+    assert_eq!(server_losses(&wire).upstream, 1);
+}
+
+#[test]
 fn a_queue_stretches_the_rtt_that_holes_are_judged_by() {
     let mut wire = Wire::established();
     for index in 0..30 {

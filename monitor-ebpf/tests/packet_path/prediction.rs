@@ -174,11 +174,12 @@ fn acked(bytes: u32) -> (Half, Half, Segment) {
 fn an_ack_of_new_data_is_expected() {
     let (client, server, ack) = acked(500);
     let completes = |sample, burst| Expected::Ack(Completes { sample, burst });
-    assert_eq!(expected(&client, &server, &ack), completes(false, false));
+    assert_eq!(expected(&client, &server, &ack), completes(0, false));
     let (client, server, ack) = acked(1_000);
-    assert_eq!(expected(&client, &server, &ack), completes(true, false));
+    let sample = server.sample;
+    assert_eq!(expected(&client, &server, &ack), completes(sample, false));
     let (client, server, ack) = acked(2_000);
-    assert_eq!(expected(&client, &server, &ack), completes(true, true));
+    assert_eq!(expected(&client, &server, &ack), completes(sample, true));
 }
 
 #[test]

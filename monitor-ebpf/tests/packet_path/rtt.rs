@@ -4,6 +4,7 @@ use monitor_ebpf::flow::{Half, rtt_bin};
 
 use crate::support::{
     packets::Packet,
+    tables::Seen,
     wire::{CLIENT_RTT_US, Wire, time_ns},
 };
 
@@ -118,17 +119,44 @@ fn a_departure_that_is_past_or_beyond_belief_is_none() {
 #[test]
 fn tcps_own_stamp_since_the_last_tick_is_the_departure() {
     let mut wire = Wire::established();
+    let sent = |seen: &mut Seen| seen.socket_snd_nxt = Some(0);
     wire.sees_with(40_000, wire.server().data(0, 1_000), |seen| {
+        sent(seen);
         seen.departure_ns = time_ns(39_950);
         seen.coarse_ns = time_ns(38_000);
     });
     wire.sees(60_000, wire.client().ack(1_000));
     wire.sees_with(70_000, wire.server().data(1_000, 1_000), |seen| {
-        seen.departure_ns = time_ns(67_000);
+        sent(seen);
+        seen.departure_ns = time_ns(69_900);
         seen.coarse_ns = time_ns(68_000);
     });
     wire.sees(90_000, wire.client().ack(2_000));
-    assert_eq!(samples(&wire), (2, 20_050 + 20_000), "one waited elsewhere");
+    assert_eq!(samples(&wire), (2, 20_050 + 20_100));
+    wire.sees_with(100_000, wire.server().data(2_000, 1_000), |seen| {
+        sent(seen);
+        seen.departure_ns = time_ns(97_000);
+        seen.coarse_ns = time_ns(98_000);
+    });
+    wire.sees(120_000, wire.client().ack(3_000));
+    assert_eq!(
+        samples(&wire),
+        (3, 20_050 + 20_100 + 20_000),
+        "it waited somewhere"
+    );
+}
+
+#[test]
+fn a_past_stamp_of_what_others_send_is_none() {
+    let mut wire = Wire::established();
+    for (at_us, sent) in [(40_000, 0), (70_000, 1_000)] {
+        wire.sees_with(at_us, wire.server().data(sent, 1_000), |seen| {
+            seen.departure_ns = time_ns(at_us - 1_000);
+            seen.coarse_ns = time_ns(at_us - 2_000);
+        });
+        wire.sees(at_us + 20_000, wire.client().ack(sent + 1_000));
+    }
+    assert_eq!(samples(&wire), (2, 40_000));
 }
 
 #[test]
