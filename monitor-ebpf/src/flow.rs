@@ -215,7 +215,7 @@ pub struct EpochRtt {
 /// What changes together lies together: the next packet of a response that is under way
 /// ([`crate::prediction`]) touches the first 128 bytes, an ACK with an RTT sample the first 320 and
 /// one of its bins.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Half {
     // Published for the other direction, each read as one aligned word.
@@ -266,8 +266,8 @@ pub struct Half {
     pub isn: u32,
     /// Segments sent when they filled the peer's receive window.
     pub rwnd_limited_segments: u32,
-    /// Segments that carried Congestion Experienced (RFC 3168).
-    pub ce_marked_segments: u32,
+    /// Wire segments that carried data or a FIN a second time.
+    pub retransmitted_segments: u32,
     /// Sightings of this direction's packets at hooks that do not own it.
     pub seen_elsewhere: u32,
 
@@ -299,9 +299,9 @@ pub struct Half {
     pub rtt_previous: EpochRtt,
 
     // About our own packets.
-    /// Wire segments that carried data or a FIN a second time.
-    pub retransmitted_segments: u32,
-    /// Of these, data that had already been acknowledged.
+    /// Segments that carried Congestion Experienced (RFC 3168).
+    pub ce_marked_segments: u32,
+    /// Of the segments sent again, data that had already been acknowledged.
     pub spurious_segments: u32,
     /// Seen here once and sent again: lost beyond us.
     pub lost_downstream_segments: u32,
@@ -383,22 +383,33 @@ pub mod half_flags {
     pub const HALVINGS_SHIFT: u32 = 20;
 }
 
+/// What the kernel keeps before the value of a hash map's element: its own header (48 bytes,
+/// `struct htab_elem`; checked on 6.1, 6.12 and 6.18) and the key.
+const ELEMENT_BEFORE: usize = 48 + size_of::<FlowKey>();
+
 /// Everything known about one flow.
-#[repr(C, align(64))]
+///
+/// In the kernel's map it begins [`ELEMENT_BEFORE`] bytes after a multiple of a cache line, so that
+/// the halves begin with one.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState {
-    pub key: FlowKey,
+    // The rest of the cache line that the kernel compares keys in.
+    /// Monotonic time of the last report, ns, as of [`Half::last_seen_ns`].
+    pub last_report_ns: u64,
+    /// The same of the first report that the daemon can read, ns; 0: none yet.
+    pub first_report_ns: u64,
     /// Precise monotonic time at which this state was created, ns. It differs between two flows
     /// that use the same 5-tuple one after the other, so differences are only taken within one.
     pub generation: u64,
-    /// Monotonic time of the last report, ns, as of [`Half::last_seen_ns`].
-    pub last_report_ns: u64,
     /// Time of the first packet, ns (earlier than `generation` by the wait for the second
     /// direction).
     pub start_ns: u64,
+    /// Always zero: room up to a cache line.
+    pub reserved: [u64; 5],
+
+    pub key: FlowKey,
     pub socket: SocketFigures,
-    /// The same of the first report that the daemon can read, ns; 0: none yet.
-    pub first_report_ns: u64,
     /// Indexed by [`LOW_TO_HIGH`] and [`HIGH_TO_LOW`].
     pub halves: [Half; 2],
 }
@@ -406,10 +417,12 @@ pub struct FlowState {
 impl FlowState {
     /// A state in which nothing has been seen.
     pub const EMPTY: Self = Self {
-        key: FlowKey::EMPTY,
-        generation: 0,
         last_report_ns: 0,
+        first_report_ns: 0,
+        generation: 0,
         start_ns: 0,
+        reserved: [0; 5],
+        key: FlowKey::EMPTY,
         socket: SocketFigures {
             srtt_us: 0,
             rtt_min_us: 0,
@@ -425,7 +438,6 @@ impl FlowState {
             sightings: 0,
             cgroup_id: 0,
         },
-        first_report_ns: 0,
         halves: [Half::EMPTY; 2],
     };
 
@@ -587,8 +599,9 @@ impl Half {
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<SocketFigures>() == 56);
 const _: () = assert!(offset_of!(Half, acked_bytes) == 128 && offset_of!(Half, gaps) == 352);
-const _: () = assert!(size_of::<Half>() == 640 && align_of::<Half>() == 64);
-const _: () = assert!(size_of::<FlowState>() == 1408 && align_of::<FlowState>() == 64);
+const _: () = assert!(size_of::<Half>() == 640);
+const _: () = assert!((ELEMENT_BEFORE + offset_of!(FlowState, halves)) % 64 == 0);
+const _: () = assert!((ELEMENT_BEFORE + size_of::<FlowState>()) % 64 == 0);
 
 /// The bin of an RTT of `rtt_us`: four an octave, linear within the octave. Below 64 µs is bin
 /// 0, above 4.2 s the last one.
