@@ -600,8 +600,8 @@ const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<SocketFigures>() == 56);
 const _: () = assert!(offset_of!(Half, acked_bytes) == 128 && offset_of!(Half, gaps) == 352);
 const _: () = assert!(size_of::<Half>() == 640);
-const _: () = assert!((ELEMENT_BEFORE + offset_of!(FlowState, halves)) % 64 == 0);
-const _: () = assert!((ELEMENT_BEFORE + size_of::<FlowState>()) % 64 == 0);
+const _: () = assert!((ELEMENT_BEFORE + offset_of!(FlowState, halves)).is_multiple_of(64));
+const _: () = assert!((ELEMENT_BEFORE + size_of::<FlowState>()).is_multiple_of(64));
 
 /// The bin of an RTT of `rtt_us`: four an octave, linear within the octave. Below 64 µs is bin
 /// 0, above 4.2 s the last one.

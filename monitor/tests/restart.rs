@@ -142,9 +142,6 @@ impl Moments {
 
 #[test]
 fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
-    if !support::links_or_skip() {
-        return;
-    }
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;
     }
@@ -224,9 +221,6 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
 
 #[test]
 fn another_layout_begins_anew_in_one_swap_and_says_so() {
-    if !support::links_or_skip() {
-        return;
-    }
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;
     }
@@ -259,9 +253,6 @@ fn another_layout_begins_anew_in_one_swap_and_says_so() {
 
 #[test]
 fn what_stays_is_removed_by_detach_by_ctrl_c_and_when_a_device_is_no_longer_wanted() {
-    if !support::links_or_skip() {
-        return;
-    }
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;
     }

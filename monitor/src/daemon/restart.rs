@@ -6,7 +6,10 @@
 //! no other window. What a flow did between the last judged window and the new start is in its
 //! own record, and in no window; so are the chunks of the earlier run in its records alone.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use monitor_ebpf::flow::FlowState;
@@ -15,11 +18,11 @@ use super::{Daemon, clock::Now};
 use crate::{
     capture::{
         ChunkNews, Report,
-        live::{Hook, Live, Memory, Pins, detach_filters, is_bpf_file_system},
+        live::{Live, Memory, Pins, detach_filters, is_bpf_file_system},
     },
     config::{Config, DEFAULT_BPF_DIRECTORY},
     flow::Secret,
-    netlink::Netlink,
+    netlink::{Netlink, namespace},
 };
 
 /// Loads the programs, with the maps of an earlier run where there are such.
@@ -27,11 +30,6 @@ pub fn load(config: &Config) -> Result<Live> {
     let options = config.into();
     let default = Path::new(DEFAULT_BPF_DIRECTORY);
     let pins = match &config.restart.bpf_directory {
-        // Filters that were replaced in place were seen to stay behind on 6.1, after a stop.
-        _ if Hook::of_this_kernel() == Hook::Clsact => {
-            tracing::info!("this kernel has no TCX links (6.6 has): nothing stays when this ends");
-            None
-        }
         Some(folder) => Some(Pins::open(folder)?),
         None if is_bpf_file_system(default).unwrap_or(false) => match Pins::open(default) {
             Ok(pins) => Some(pins),
@@ -49,7 +47,7 @@ pub fn load(config: &Config) -> Result<Live> {
 }
 
 /// Removes everything that runs of the daemon left in the kernel: pinned links and maps, and
-/// filters in this network namespace. Says what it removed.
+/// filters in this network namespace and in those where it used them. Says what it removed.
 ///
 /// # Errors
 /// When a daemon is running, or something cannot be removed.
@@ -61,19 +59,44 @@ pub fn detach(config: &Config) -> Result<String> {
             .unwrap_or(false)
             .then_some(default),
     };
-    let links = match folder {
-        Some(folder) => Pins::open(folder)?.remove()?,
+    let pins = folder.map(Pins::open).transpose()?;
+    let mut filters = detach_here()?;
+    let mut elsewhere = match &pins {
+        Some(pins) => pins.namespaces_with_filters()?,
+        None => BTreeSet::new(),
+    };
+    elsewhere.remove(&namespace::current()?);
+    let mut without_name = String::new();
+    for number in elsewhere {
+        match namespace::within(number, detach_here)? {
+            Some(removed) => filters += removed,
+            None => {
+                without_name += &format!(
+                    "\nno network namespace in /run/netns has the number {number}: if it is still \
+                 there, so are filters; `lastmile detach` in it removes them"
+                )
+            }
+        }
+    }
+    let links = match pins {
+        Some(pins) => pins.remove()?,
         None => 0,
     };
+    Ok(format!(
+        "{links} links and {filters} filters removed{without_name}"
+    ))
+}
+
+/// Removes our filters from every device of this thread's network namespace.
+fn detach_here() -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start an event loop")?;
-    let filters = runtime.block_on(async {
+    runtime.block_on(async {
         let devices = Netlink::open()?.devices().await?;
         devices.iter().map(detach_filters).sum::<Result<u64>>()
-    })?;
-    Ok(format!("{links} links and {filters} filters removed"))
+    })
 }
 
 impl Daemon {

@@ -1,6 +1,7 @@
 //! What the kernel says about this network namespace: its devices, what their queues dropped, and
 //! ([`routing`]) everything that it routes by.
 
+pub mod namespace;
 pub mod routing;
 pub mod wire;
 

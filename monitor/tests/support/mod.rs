@@ -20,10 +20,7 @@ pub mod traffic;
 pub mod transfer;
 pub mod truth;
 
-use lastmile::{
-    capture::live::{Hook, Options},
-    config::KernelLog,
-};
+use lastmile::{capture::live::Options, config::KernelLog};
 
 /// Whether this test runs as root; says visibly when it does not.
 pub fn root_or_skip(what: &str) -> bool {
@@ -33,15 +30,6 @@ pub fn root_or_skip(what: &str) -> bool {
         println!("SKIPPED: {what} needs root; `cargo xtask test` runs it as root");
     }
     root
-}
-
-/// Whether this kernel has TCX links, which stay while the daemon is away; says visibly when not.
-pub fn links_or_skip() -> bool {
-    let links = Hook::of_this_kernel() == Hook::Tcx;
-    if !links {
-        println!("SKIPPED: without TCX links (Linux 6.6) nothing stays while the daemon is away");
-    }
-    links
 }
 
 /// A small table, no messages.

@@ -60,6 +60,8 @@ pub struct Standing {
 pub struct Attachment {
     _links: Vec<SchedClassifierLink>,
     kept: Vec<Kept>,
+    /// Where it is noted that the device has filters.
+    note: Option<PathBuf>,
 }
 
 /// What stays when the process has gone.
@@ -77,18 +79,23 @@ impl Attachment {
     pub fn detach(self) -> Result<()> {
         for kept in self.kept {
             match kept {
-                Kept::Pin(path) => match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(error)
-                            .with_context(|| format!("cannot remove {}", path.display()));
-                    }
-                    _ => {}
-                },
+                Kept::Pin(path) => gone(fs::remove_file(&path), &path)?,
                 // Dropping it takes it off; a device that has gone took it along.
                 Kept::Filter(filter) => drop(ManuallyDrop::into_inner(filter)),
             }
         }
-        Ok(())
+        self.note
+            .map_or(Ok(()), |note| gone(fs::remove_dir(&note), &note))
+    }
+}
+
+/// What is there no more need not be removed.
+fn gone(removed: io::Result<()>, path: &Path) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -118,7 +125,11 @@ impl Live {
         let mut attachment = Attachment {
             _links: Vec::new(),
             kept: Vec::new(),
+            note: None,
         };
+        if let (Hook::Clsact, Some(pins)) = (hook, &self.pins) {
+            attachment.note = Some(pins.note_filters(device.index)?);
+        }
         for wanted in PROGRAMS.iter().filter(|program| program.raw_ip == raw_ip) {
             let direction = direction(wanted.egress);
             let pin = self

@@ -51,10 +51,7 @@ fn kernel() -> Feature {
     let release = release.as_deref().unwrap_or("of unknown version").trim();
     let (state, hook) = match Hook::of_this_kernel() {
         Hook::Tcx => (State::Ok, "TCX links"),
-        Hook::Clsact => (
-            State::Ok,
-            "clsact filters (before 6.6; a killed daemon's are removed at the next start)",
-        ),
+        Hook::Clsact => (State::Ok, "clsact filters (6.6 has TCX links)"),
     };
     Feature {
         name: "kernel",

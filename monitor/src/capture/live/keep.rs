@@ -3,6 +3,7 @@
 //! ```text
 //! FOLDER/maps-HASH/NAME    the maps of one layout, and MEMORY
 //! FOLDER/links/NAMESPACE-INDEX-in|out    one link for each hook, whatever the layout
+//! FOLDER/filters/NAMESPACE-INDEX    before 6.6, a device with filters instead: no more than its name
 //! ```
 //!
 //! A hook has one link (or, before 6.6, one filter), and a new daemon swaps its program for its
@@ -21,10 +22,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
 
+use crate::netlink::namespace;
+
 /// `statfs` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 const LINKS: &str = "links";
+const FILTERS: &str = "filters";
 const MAPS: &str = "maps-";
 
 /// Raise it when a field of [`Memory`] changes.
@@ -64,7 +68,7 @@ pub struct Pins {
     folder: PathBuf,
     maps: PathBuf,
     /// Tells the devices of this network namespace from those of another.
-    namespace: String,
+    namespace: u64,
     /// Whether the maps of an earlier run are used.
     resumed: bool,
     _lock: File,
@@ -96,10 +100,11 @@ impl Pins {
             return Err(error).with_context(|| format!("cannot lock {}", folder.display()));
         }
         make_folder(&folder.join(LINKS))?;
+        make_folder(&folder.join(FILTERS))?;
         Ok(Self {
             folder: folder.to_owned(),
             maps: PathBuf::new(),
-            namespace: network_namespace()?,
+            namespace: namespace::current()?,
             resumed: false,
             _lock: lock,
         })
@@ -158,6 +163,24 @@ impl Pins {
         self.folder.join(LINKS).join(name)
     }
 
+    fn filters(&self, index: u32) -> PathBuf {
+        let name = format!("{}-{index}", self.namespace);
+        self.folder.join(FILTERS).join(name)
+    }
+
+    /// Notes that a device has filters of ours, which stay when this folder goes.
+    pub(super) fn note_filters(&self, index: u32) -> Result<PathBuf> {
+        let note = self.filters(index);
+        make_folder(&note)?;
+        Ok(note)
+    }
+
+    /// Network namespaces, by inode number, with devices that may have filters of ours.
+    pub fn namespaces_with_filters(&self) -> Result<BTreeSet<u64>> {
+        let notes = entries(&self.folder.join(FILTERS))?;
+        Ok(notes.iter().filter_map(|note| namespace_of(note)).collect())
+    }
+
     /// Removes the links of every device that is not in `watched`, and the maps of other layouts.
     /// Once every watched device has our programs: before, they are in use.
     pub fn forget_others(&self, watched: &BTreeSet<u32>) -> Result<()> {
@@ -169,6 +192,14 @@ impl Pins {
             if !ours.contains(&link) {
                 remove_file(&link)?;
                 tracing::info!("removed {}, which an earlier run had left", link.display());
+            }
+        }
+        let with_filters: BTreeSet<PathBuf> =
+            watched.iter().map(|&index| self.filters(index)).collect();
+        for note in entries(&self.folder.join(FILTERS))? {
+            // Filters of another namespace are `lastmile detach`'s: this may not go there.
+            if namespace_of(&note) == Some(self.namespace) && !with_filters.contains(&note) {
+                remove_folder(&note)?;
             }
         }
         for maps in self.other_layouts()? {
@@ -192,6 +223,7 @@ impl Pins {
             removed += 1;
         }
         remove_folder(&self.folder.join(LINKS))?;
+        remove_folder(&self.folder.join(FILTERS))?;
         for maps in map_folders(&self.folder)? {
             remove_folder(&maps)?;
         }
@@ -227,14 +259,10 @@ fn hash(expected: &BTreeMap<String, Expected>) -> u64 {
     })
 }
 
-/// The inode number of this thread's network namespace.
-fn network_namespace() -> Result<String> {
-    let link = fs::read_link("/proc/thread-self/ns/net").context("cannot read /proc")?;
-    let name = link.to_string_lossy();
-    let number = name.split(['[', ']']).nth(1);
-    Ok(number
-        .with_context(|| format!("{name} is no name of a network namespace"))?
-        .to_owned())
+/// The namespace that a note of filters is about.
+fn namespace_of(note: &Path) -> Option<u64> {
+    let (namespace, _) = note.file_name()?.to_str()?.split_once('-')?;
+    namespace.parse().ok()
 }
 
 fn map_folders(folder: &Path) -> Result<Vec<PathBuf>> {
