@@ -150,16 +150,17 @@ impl Service {
         add_line("/etc/passwd", "lastmile:x:900:900::/:/bin/false");
         add_line("/etc/group", "lastmile:x:900:");
         configure("stdout");
-        for (file, unit, extra) in [(UNIT_FILE, UNIT, extra), (BPF_UNIT_FILE, BPF_UNIT, "")] {
+        for (file, unit) in [(UNIT_FILE, UNIT), (BPF_UNIT_FILE, BPF_UNIT)] {
             fs::write(file, unit).expect("the unit is written");
-            let drop_in = format!("{file}.d");
-            fs::create_dir_all(&drop_in).expect("a folder");
-            let text = format!(
-                "[Service]\nNetworkNamespacePath=/run/netns/{}\n{extra}",
-                internet.server
-            );
-            fs::write(format!("{drop_in}/test.conf"), text).expect("the drop-in is written");
         }
+        // The unit of the BPF file system stays in the first namespace, as a user would have it.
+        let drop_in = format!("{UNIT_FILE}.d");
+        fs::create_dir_all(&drop_in).expect("a folder");
+        let text = format!(
+            "[Service]\nNetworkNamespacePath=/run/netns/{}\n{extra}",
+            internet.server
+        );
+        fs::write(format!("{drop_in}/test.conf"), text).expect("the drop-in is written");
         succeed(&["daemon-reload"]);
         Self {
             internet,

@@ -36,14 +36,26 @@ enum Sources {
 /// reads its package lists, only when the ones before it did not have what is wanted.
 pub struct Places<'cache> {
     cache: &'cache Cache,
-    opened: Vec<Apt>,
+    /// Another architecture, whose packages are seen too.
+    foreign: Option<&'static str>,
+    /// `None`: it has no lists for the other architecture.
+    opened: Vec<Option<Apt>>,
 }
 
 impl<'cache> Places<'cache> {
     pub fn new(cache: &'cache Cache) -> Self {
         Self {
             cache,
+            foreign: None,
             opened: Vec::new(),
+        }
+    }
+
+    /// Packages of `architecture` (`NAME:ARCHITECTURE`) beside this machine's own.
+    pub fn foreign(cache: &'cache Cache, architecture: &'static str) -> Self {
+        Self {
+            foreign: Some(architecture),
+            ..Self::new(cache)
         }
     }
 
@@ -61,16 +73,25 @@ impl<'cache> Places<'cache> {
             .enumerate();
         for (index, sources) in all {
             if index == self.opened.len() {
-                self.opened.push(
-                    Apt::open(self.cache, &sources)
-                        .with_context(|| format!("looking for {what}"))?,
-                );
+                let opened = Apt::open(self.cache, &sources, self.foreign)
+                    .with_context(|| format!("looking for {what}"));
+                self.opened.push(match opened {
+                    Err(_) if self.foreign.is_some() => None,
+                    opened => Some(opened?),
+                });
             }
-            if let Some(found) = look(&self.opened[index])? {
+            if let Some(apt) = &self.opened[index]
+                && let Some(found) = look(apt)?
+            {
                 return Ok(found);
             }
         }
-        let asked: Vec<_> = self.opened.iter().map(|apt| apt.name.as_str()).collect();
+        let asked: Vec<_> = self
+            .opened
+            .iter()
+            .flatten()
+            .map(|apt| apt.name.as_str())
+            .collect();
         bail!(
             "there is no {what} in {}: set {MIRROR_VARIABLE} to the address of a Debian mirror \
              that has it (http://HOST/debian)",
@@ -84,6 +105,8 @@ pub struct Apt {
     folder: PathBuf,
     /// A folder with our own sources file, instead of the machine's.
     sources: Option<PathBuf>,
+    /// Another architecture, whose packages are seen too.
+    foreign: Option<&'static str>,
     /// For messages.
     name: String,
 }
@@ -96,15 +119,18 @@ impl Apt {
             .all(|program| in_path(program).is_some())
     }
 
-    fn open(cache: &Cache, sources: &Sources) -> Result<Self> {
+    fn open(cache: &Cache, sources: &Sources, foreign: Option<&'static str>) -> Result<Self> {
+        // Lists of its own: those of one architecture only would be thrown away.
+        let suffix = foreign.map_or(String::new(), |architecture| format!("-{architecture}"));
         let apt = match sources {
             Sources::Machine => Self {
-                folder: cache.path("apt/machine"),
+                folder: cache.path(&format!("apt/machine{suffix}")),
                 sources: None,
+                foreign,
                 name: "this machine's apt sources".to_owned(),
             },
             Sources::Debian(suite) => {
-                let folder = cache.path(&format!("apt/{suite}"));
+                let folder = cache.path(&format!("apt/{suite}{suffix}"));
                 let parts = folder.join("sources");
                 fs::create_dir_all(&parts)
                     .with_context(|| format!("cannot create {}", parts.display()))?;
@@ -119,6 +145,7 @@ impl Apt {
                 Self {
                     folder,
                     sources: Some(parts),
+                    foreign,
                     name: format!("Debian {suite} at {mirror}"),
                 }
             }
@@ -215,6 +242,12 @@ impl Apt {
             option(&key, "false".into());
         }
         option("Acquire::Retries", "3".into());
+        if let Some(foreign) = self.foreign {
+            // Set-up is for x86-64 only.
+            for architecture in ["amd64", foreign] {
+                option("APT::Architectures::", architecture.into());
+            }
+        }
         if let Some(sources) = &self.sources {
             option("Dir::Etc::sourcelist", "/dev/null".into());
             option("Dir::Etc::sourceparts", sources.into());
@@ -273,6 +306,7 @@ fn debian_mirror(cache: &Cache) -> Result<String> {
     let machine = Apt {
         folder: cache.path("apt/machine"),
         sources: None,
+        foreign: None,
         name: String::new(),
     };
     let targets = machine.run(machine.command("apt-get").args([
@@ -303,7 +337,7 @@ fn template(cache: &Cache) -> Result<String> {
     let path = if installed.is_file() {
         installed
     } else {
-        Apt::open(cache, &Sources::Machine)?
+        Apt::open(cache, &Sources::Machine, None)?
             .unpack_alone("python-apt-common", &folder)
             .with_context(|| format!("no Debian mirror is known; {MIRROR_VARIABLE} names one"))?;
         folder.join(FILE)
@@ -333,7 +367,7 @@ fn debian_keyring(cache: &Cache) -> Result<PathBuf> {
     let folder = cache.path("apt/debian-keys");
     let keyring = folder.join(KEYRING.trim_start_matches('/'));
     if !keyring.is_file() {
-        let machine = Apt::open(cache, &Sources::Machine)?;
+        let machine = Apt::open(cache, &Sources::Machine, None)?;
         machine
             .unpack_alone("debian-archive-keyring", &folder)
             .context("Debian's signatures cannot be checked without its keys")?;

@@ -1,11 +1,12 @@
 //! `cargo xtask bench`: what one packet costs, on this machine's kernel or in a virtual machine;
 //! `cargo xtask bench replay`: how fast captures are read; `cargo xtask bench routes`: what a full
-//! Internet table costs; `cargo xtask bench engine`: how long a large window takes to judge.
+//! Internet table costs; `cargo xtask bench engine`: how long a large window takes to judge;
+//! `cargo xtask bench daemon`: what the daemon costs beside the packet path.
 
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -27,6 +28,7 @@ const EXAMPLE: &str = "packet_cost";
 const REPLAY_EXAMPLE: &str = "replay_speed";
 const ROUTES_EXAMPLE: &str = "route_table";
 const ENGINE_EXAMPLE: &str = "engine_scale";
+const DAEMON_EXAMPLE: &str = "daemon_load";
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -41,6 +43,8 @@ pub enum Subject {
     Routes,
     /// How long the engine takes for one window of a large CDN
     Engine,
+    /// Reports a second on one core, memory, and what is left of a transfer's throughput
+    Daemon,
 }
 
 /// Builds the release program and replays synthetic captures with it.
@@ -49,6 +53,19 @@ pub enum Subject {
 /// When that cannot be done.
 pub fn replay(arguments: &[String]) -> Result<ExitCode> {
     setup::ensure(&[Requirement::BpfToolchain])?;
+    let (example, lastmile) = example_and_daemon(REPLAY_EXAMPLE)?;
+    let status = Command::new(example)
+        .arg("--lastmile")
+        .arg(lastmile)
+        .args(arguments)
+        .current_dir(cargo::workspace())
+        .status()
+        .context("cannot run the benchmark")?;
+    Ok(exit_code(status.code().unwrap_or(1)))
+}
+
+/// An example and the program itself, optimised.
+fn example_and_daemon(example: &str) -> Result<(PathBuf, PathBuf)> {
     let built = cargo::build(&[
         "build",
         "--release",
@@ -57,16 +74,12 @@ pub fn replay(arguments: &[String]) -> Result<ExitCode> {
         "--bin",
         "lastmile",
         "--example",
-        REPLAY_EXAMPLE,
+        example,
     ])?;
-    let status = Command::new(cargo::binary(&built, REPLAY_EXAMPLE)?)
-        .arg("--lastmile")
-        .arg(cargo::binary(&built, "lastmile")?)
-        .args(arguments)
-        .current_dir(cargo::workspace())
-        .status()
-        .context("cannot run the benchmark")?;
-    Ok(exit_code(status.code().unwrap_or(1)))
+    Ok((
+        cargo::binary(&built, example)?,
+        cargo::binary(&built, "lastmile")?,
+    ))
 }
 
 /// Where the figures about routes are shown, and between which lines.
@@ -77,6 +90,9 @@ const END: &str = "<!-- cargo xtask bench routes -- --write-docs: end -->";
 const PACKET_DOCUMENT: &str = "docs/performance.md";
 const PACKET_BEGIN: &str = "<!-- cargo xtask bench packet -- --write-docs: begin -->";
 const PACKET_END: &str = "<!-- cargo xtask bench packet -- --write-docs: end -->";
+/// And for the daemon.
+const DAEMON_BEGIN: &str = "<!-- cargo xtask bench daemon -- --write-docs: begin -->";
+const DAEMON_END: &str = "<!-- cargo xtask bench daemon -- --write-docs: end -->";
 const JSON: &str = "--json";
 const WRITE_DOCS: &str = "--write-docs";
 
@@ -87,16 +103,44 @@ const WRITE_DOCS: &str = "--write-docs";
 /// When that cannot be done.
 pub fn routes(arguments: &[String]) -> Result<ExitCode> {
     setup::ensure(&[Requirement::BpfToolchain])?;
+    let example = cargo::example(ROUTES_EXAMPLE)?;
+    figures(&example, arguments, ROUTES_DOCUMENT, [BEGIN, END])
+}
+
+/// Has a million flows report, and measures transfers with the daemon and without. With
+/// `--write-docs` the figures also go into the documentation.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn daemon(arguments: &[String]) -> Result<ExitCode> {
+    setup::ensure(&[Requirement::BpfToolchain])?;
+    let (example, lastmile) = example_and_daemon(DAEMON_EXAMPLE)?;
+    let lastmile = ["--lastmile".to_owned(), lastmile.display().to_string()];
+    let arguments = [&lastmile, arguments].concat();
+    figures(
+        &example,
+        &arguments,
+        PACKET_DOCUMENT,
+        [DAEMON_BEGIN, DAEMON_END],
+    )
+}
+
+/// Runs a benchmark here; with `--write-docs` what it prints goes between two lines of a document.
+fn figures(
+    example: &Path,
+    arguments: &[String],
+    document: &str,
+    [begin, end]: [&str; 2],
+) -> Result<ExitCode> {
     let mut passed_on = arguments.to_vec();
     passed_on.retain(|it| it != WRITE_DOCS);
-    let mut figures = String::new();
-    let code = on_this_machine(&cargo::example(ROUTES_EXAMPLE)?, &passed_on, &mut |line| {
+    let mut printed = String::new();
+    let code = on_this_machine(example, &passed_on, &mut |line| {
         println!("{line}");
-        figures += &format!("{line}\n");
+        printed += &format!("{line}\n");
     })?;
     if code == 0 && passed_on.len() < arguments.len() {
-        let figures = format!("```\n{figures}```\n");
-        write_between(ROUTES_DOCUMENT, BEGIN, END, &figures)?;
+        write_between(document, begin, end, &format!("```\n{printed}```\n"))?;
     }
     Ok(exit_code(code))
 }

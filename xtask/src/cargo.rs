@@ -1,7 +1,9 @@
 //! Runs the cargo that runs us.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -50,9 +52,21 @@ pub struct Executable {
 /// # Errors
 /// When the build fails; its messages are on standard error.
 pub fn build(arguments: &[&str]) -> Result<Vec<Executable>> {
+    build_with(arguments, [])
+}
+
+/// The same with these variables in its environment.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_with(
+    arguments: &[&str],
+    variables: impl IntoIterator<Item = (&'static str, OsString)>,
+) -> Result<Vec<Executable>> {
     let mut command = command();
     command
         .args(arguments)
+        .envs(variables)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot run cargo")?;

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::{apt::Places, cache::Cache};
+use crate::{
+    apt::{Apt, Places},
+    cache::Cache,
+};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Kernel {
@@ -52,21 +55,12 @@ impl Kernel {
     pub fn obtain(self, cache: &Cache, places: &mut Places<'_>) -> Result<()> {
         let prefix = format!("linux-image-{}.", self.version());
         places.find(&format!("{prefix}*-cloud-amd64"), |apt| {
-            // linux-image-6.1.0-56-cloud-amd64, not its -dbg and -unsigned companions.
-            let mut releases: Vec<_> = apt
-                .names(&prefix)?
-                .into_iter()
-                .filter(|name| name.ends_with("-cloud-amd64"))
-                .collect();
-            releases.sort_by_key(|name| numbers(name));
-            for package in releases.iter().rev() {
-                if apt.candidate(package)?.is_some() {
-                    let staged = cache.stage("linux")?;
-                    apt.unpack_alone(package, &staged)?;
-                    return cache.publish(&staged, &self.cache_name()).map(Some);
-                }
-            }
-            Ok(None)
+            let Some(package) = newest_cloud_image(apt, self.version(), "amd64")? else {
+                return Ok(None);
+            };
+            let staged = cache.stage("linux")?;
+            apt.unpack_alone(&package, &staged)?;
+            cache.publish(&staged, &self.cache_name()).map(Some)
         })
     }
 
@@ -88,6 +82,28 @@ impl Kernel {
             modules: only_entry(&modules, "")?,
         })
     }
+}
+
+/// The package of the newest cloud kernel of this version that can be had.
+///
+/// # Errors
+/// When apt fails.
+pub fn newest_cloud_image(apt: &Apt, version: &str, architecture: &str) -> Result<Option<String>> {
+    // linux-image-6.1.0-56-cloud-amd64, not its -dbg and -unsigned companions.
+    let ending = format!("-cloud-{architecture}");
+    let mut releases: Vec<_> = apt
+        .names(&format!("linux-image-{version}."))?
+        .into_iter()
+        .filter(|name| name.ends_with(&ending))
+        .collect();
+    releases.sort_by_key(|name| numbers(name));
+    for name in releases.iter().rev() {
+        let package = format!("{name}:{architecture}");
+        if apt.candidate(&package)?.is_some() {
+            return Ok(Some(package));
+        }
+    }
+    Ok(None)
 }
 
 pub struct KernelFiles {

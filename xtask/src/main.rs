@@ -9,10 +9,11 @@
 //! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs, and how fast
 //!   captures are read; [`accuracy`] plays incidents, simulated and in machines; [`fuzz`] looks for
 //!   bytes that break something; [`conformance`] holds what we say of captures against tshark and
-//!   tcptrace.
+//!   tcptrace; [`arm64`] builds for another architecture and tries it.
 
 mod accuracy;
 mod apt;
+mod arm64;
 mod bench;
 mod bpf_toolchain;
 mod cache;
@@ -135,6 +136,9 @@ enum Task {
         #[arg(long, default_value = "none")]
         sanitizer: String,
     },
+    /// Build the daemon for arm64, and load its programs and measure a download on an arm64 kernel
+    /// in an emulated machine
+    Arm64,
     /// Run one command in a virtual machine
     Vm {
         #[arg(long, value_enum, default_value_t)]
@@ -208,6 +212,11 @@ fn run(task: Task) -> Result<ExitCode> {
             ..
         } => bench::engine(&arguments),
         Task::Bench {
+            subject: bench::Subject::Daemon,
+            arguments,
+            ..
+        } => bench::daemon(&arguments),
+        Task::Bench {
             subject: bench::Subject::Packet,
             kernel,
             arguments,
@@ -223,6 +232,7 @@ fn run(task: Task) -> Result<ExitCode> {
             executions,
             sanitizer,
         } => fuzz::run(&targets, executions, &sanitizer),
+        Task::Arm64 => arm64::run(),
         Task::Vm {
             kernel,
             binaries,

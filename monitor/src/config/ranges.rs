@@ -43,7 +43,7 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
     check(
         (MIN_MAX_FLOWS..=16_777_216).contains(&flows.max),
         &["flows", "max"],
-        "1024 to 16777216 flows (1.4 KiB of kernel memory each)",
+        "1024 to 16777216 flows (1.5 KiB of kernel memory each)",
     );
     check(
         (100..=60_000).contains(&flows.report_interval_ms),

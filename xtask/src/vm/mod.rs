@@ -12,6 +12,8 @@ mod modules;
 mod qemu;
 mod systemd;
 
+pub use archive::Archive;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},

@@ -37,7 +37,7 @@ const HOST: &str = "replay";
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// How many flows are held, 1.4 KiB each, so that a capture of any length and kind is read in
+/// How many flows are held, 1.5 KiB each, so that a capture of any length and kind is read in
 /// bounded memory.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
