@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process::output_of;
+use crate::{cache::Cache, process::output_of};
 
 /// The root of this repository.
 pub fn workspace() -> &'static Path {
@@ -106,6 +106,36 @@ pub fn binary(built: &[Executable], name: &str) -> Result<PathBuf> {
         .find(|executable| executable.name == name && !executable.test)
         .map(|executable| executable.path.clone())
         .with_context(|| format!("cargo built no {name}"))
+}
+
+/// A program of crates.io in the cache; built there if it is missing.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn installed(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
+    let folder = format!("{name}-{version}");
+    let program = cache.path(&folder).join("bin").join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    let _lock = cache.lock()?;
+    println!(
+        "Building {name} {version} by cargo install, into {}",
+        cache.root().display()
+    );
+    let staged = cache.stage(&folder)?;
+    let status = command()
+        .args(["install", name, "--version", version])
+        .args(["--locked", "--root"])
+        .arg(&staged)
+        .current_dir(&staged)
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo install {name} failed ({status}); its messages are above");
+    }
+    cache.publish(&staged, &folder)?;
+    Ok(program)
 }
 
 /// A copy of an executable in `folder` without debug information, which is nine tenths of it and

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cache::Cache, cargo, programs::in_path, requirements::Requirement, setup};
+use crate::{cargo, programs::in_path, requirements::Requirement, setup};
 
 const CARGO_FUZZ_VERSION: &str = "0.13.1";
 
@@ -40,7 +40,7 @@ pub fn run(targets: &[String], executions: u64, sanitizer: &str) -> Result<ExitC
     if in_path("c++").is_none() && in_path("g++").is_none() && in_path("clang++").is_none() {
         bail!("libFuzzer is written in C++ and built here: install g++ (or clang++)");
     }
-    let cargo_fuzz = cargo_fuzz(&cache)?;
+    let cargo_fuzz = cargo::installed(&cache, "cargo-fuzz", CARGO_FUZZ_VERSION)?;
     let mut results = Vec::new();
     for target in targets {
         println!("\n== {target}: {executions} executions");
@@ -87,33 +87,6 @@ fn all_targets() -> Result<Vec<String>> {
         .collect();
     names.sort();
     Ok(names)
-}
-
-/// cargo-fuzz in the cache; built there if it is missing.
-fn cargo_fuzz(cache: &Cache) -> Result<PathBuf> {
-    let name = format!("cargo-fuzz-{CARGO_FUZZ_VERSION}");
-    let program = cache.path(&name).join("bin/cargo-fuzz");
-    if program.is_file() {
-        return Ok(program);
-    }
-    let _lock = cache.lock()?;
-    println!(
-        "Building cargo-fuzz {CARGO_FUZZ_VERSION} by cargo install, into {}",
-        cache.root().display()
-    );
-    let staged = cache.stage(&name)?;
-    let status = cargo::command()
-        .args(["install", "cargo-fuzz", "--version", CARGO_FUZZ_VERSION])
-        .args(["--locked", "--root"])
-        .arg(&staged)
-        .current_dir(&staged)
-        .status()
-        .context("cannot run cargo")?;
-    if !status.success() {
-        bail!("cargo install cargo-fuzz failed ({status}); its messages are above");
-    }
-    cache.publish(&staged, &name)?;
-    Ok(program)
 }
 
 /// Whether there was no finding.

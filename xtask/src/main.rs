@@ -9,7 +9,7 @@
 //! - [`mod@test`] is every check there is; [`mod@bench`] measures what a packet costs, and how fast
 //!   captures are read; [`accuracy`] plays incidents, simulated and in machines; [`fuzz`] looks for
 //!   bytes that break something; [`conformance`] holds what we say of captures against tshark and
-//!   tcptrace; [`arm64`] builds for another architecture and tries it.
+//!   tcptrace; [`deny`] looks at what is linked in; [`arm64`] builds for another architecture and tries it.
 
 mod accuracy;
 mod apt;
@@ -19,6 +19,7 @@ mod bpf_toolchain;
 mod cache;
 mod cargo;
 mod conformance;
+mod deny;
 mod fuzz;
 mod kernel;
 mod lab;
@@ -136,6 +137,13 @@ enum Task {
         #[arg(long, default_value = "none")]
         sanitizer: String,
     },
+    /// Hold licences, sources and known weaknesses of all dependencies against deny.toml (cargo-deny,
+    /// built into the cache)
+    Deny {
+        /// advisories, bans, licenses or sources [default: all]
+        #[arg(value_name = "CHECK")]
+        checks: Vec<String>,
+    },
     /// Build the daemon for arm64, and load its programs and measure a download on an arm64 kernel
     /// in an emulated machine
     Arm64,
@@ -232,6 +240,7 @@ fn run(task: Task) -> Result<ExitCode> {
             executions,
             sanitizer,
         } => fuzz::run(&targets, executions, &sanitizer),
+        Task::Deny { checks } => deny::run(&checks),
         Task::Arm64 => arm64::run(),
         Task::Vm {
             kernel,
