@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use aya::programs::{TestRun as _, TestRunOptions};
 use clap::Parser;
+use ipnet::{IpNet, Ipv4Net};
 use lastmile::{
     capture::live::{Live, Options},
     config::{Config, KernelLog},
@@ -37,6 +38,7 @@ struct Arguments {
 
 const PORT: u16 = 443;
 const OTHER_PORT: u16 = 8_443;
+const OTHER_PREFIXES: u32 = 1_000;
 
 const EMPTY: usize = 0;
 const REFERENCE: usize = 2;
@@ -57,6 +59,8 @@ enum Kind {
     /// Not to or from a watched port
     #[value(name = "rejected_by_port")]
     Rejected,
+    /// Where prefixes are watched instead, from and to none of them
+    RejectedByPrefix,
     /// Data of watched flows, one way
     Data,
     /// Data and its ACK in turn: every ACK completes an RTT sample
@@ -69,8 +73,9 @@ enum Kind {
 
 impl Kind {
     /// In this order: nothing is wanted any more of the flows of the last.
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Rejected,
+        Self::RejectedByPrefix,
         Self::Data,
         Self::DataAndAck,
         Self::SentAndAcked,
@@ -80,11 +85,17 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected_by_port",
+            Self::RejectedByPrefix => "rejected_by_prefix",
             Self::Data => "data",
             Self::DataAndAck => "data_and_ack",
             Self::SentAndAcked => "sent_and_acked",
             Self::PassedOver => "passed_over",
         }
+    }
+
+    /// No flow sees it.
+    fn is_rejected(self) -> bool {
+        matches!(self, Self::Rejected | Self::RejectedByPrefix)
     }
 }
 
@@ -153,15 +164,16 @@ impl Bench {
             sequence: 1,
             outstanding: 0,
         };
-        bench.watch(PORT)?;
+        bench.watch(&[PORT], &[])?;
         bench.run(LASTMILE, kinds::HANDSHAKE, flows * 3)?;
         bench.sequence += 1;
         Ok(bench)
     }
 
-    fn watch(&mut self, port: u16) -> Result<()> {
+    fn watch(&mut self, ports: &[u16], prefixes: &[IpNet]) -> Result<()> {
         let mut config = Config::default();
-        config.watch.ports = vec![port];
+        config.watch.ports = ports.to_vec();
+        config.watch.prefixes = prefixes.to_vec();
         // With many flows a round takes seconds, and each packet would be due for a report.
         config.flows.report_interval_ms = REPORT_INTERVAL_MS;
         self.live.watch(&config, 0)
@@ -197,7 +209,7 @@ impl Bench {
         };
         let turns = packets.div_ceil(self.flows * each);
         let net_ns = self.run(name, made, turns * self.flows * each)?;
-        if name == LASTMILE && kind != Kind::Rejected {
+        if name == LASTMILE && !kind.is_rejected() {
             let sent = turns.wrapping_mul(DATA_LEN);
             self.sequence = self.sequence.wrapping_add(sent);
             self.outstanding = self.outstanding.saturating_add(sent);
@@ -216,11 +228,11 @@ impl Bench {
     }
 
     fn case(&mut self, kind: Kind, arguments: &Arguments) -> Result<()> {
-        self.watch(if kind == Kind::Rejected {
-            OTHER_PORT
-        } else {
-            PORT
-        })?;
+        match kind {
+            Kind::Rejected => self.watch(&[OTHER_PORT], &[])?,
+            Kind::RejectedByPrefix => self.watch(&[], &other_prefixes())?,
+            _ => self.watch(&[PORT], &[])?,
+        }
         if kind == Kind::PassedOver {
             let mut flows = Vec::new();
             self.live
@@ -268,6 +280,13 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// An ISP's worth of prefixes, of which the bench's addresses are in none.
+fn other_prefixes() -> Vec<IpNet> {
+    (0..OTHER_PREFIXES)
+        .map(|number| Ipv4Net::new_assert((0x0b00_0000 + number * 256).into(), 24).into())
+        .collect()
 }
 
 fn median(runs: &[f64]) -> f64 {

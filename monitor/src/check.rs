@@ -14,6 +14,7 @@ use crate::daemon::port_feed;
 use crate::daemon::{self, cgroups, feeds};
 use crate::export::Timestamp;
 use crate::export::jsonl::JsonLines;
+use crate::memory;
 use crate::netlink::{Device, Netlink, choose};
 use crate::path::Routes;
 use crate::path::history::{FeedState, Store};
@@ -140,6 +141,15 @@ fn report(
         format!(
             "1 in {}, at most {} at once, a report each {} ms",
             config.watch.sample_one_in, config.flows.max, config.flows.report_interval_ms
+        ),
+    );
+    let (kernel, all) = memory::needed(config.flows.max);
+    line(
+        "memory",
+        format!(
+            "at most {} MiB for so many flows, {} of them in the kernel from the start",
+            all >> 20,
+            kernel >> 20
         ),
     );
     line("window", format!("{} s", config.window.length_s));

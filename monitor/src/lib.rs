@@ -28,6 +28,7 @@ pub mod evidence;
 pub mod export;
 pub mod flow;
 pub mod judge;
+mod memory;
 pub mod netlink;
 pub mod path;
 pub mod recognise;

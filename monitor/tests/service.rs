@@ -24,6 +24,9 @@ const BPF_UNIT: &str = include_str!("../../packaging/lastmile-bpf.service");
 const BPF_UNIT_FILE: &str = "/etc/systemd/system/lastmile-bpf.service";
 const CONFIG: &str = "/etc/lastmile/lastmile.toml";
 const DOWNLOAD: usize = 1_000_000;
+/// More records than wait in the journal's socket (`net.unix.max_dgram_qlen`, 10).
+const CONNECTIONS: usize = 30;
+const SMALL_DOWNLOAD: usize = 20_000;
 /// Longer than systemd takes for anything here, under emulation too.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -63,7 +66,11 @@ fn succeed(arguments: &[&str]) {
 
 /// A property of the service.
 fn property(name: &str) -> String {
-    let output = systemctl(&["show", "--value", "-p", name, "lastmile"]);
+    property_of("lastmile", name)
+}
+
+fn property_of(unit: &str, name: &str) -> String {
+    let output = systemctl(&["show", "--value", "-p", name, unit]);
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
@@ -72,8 +79,7 @@ fn property(name: &str) -> String {
 fn await_property(unit: &str, name: &str, wanted: &str) {
     let begin = Instant::now();
     loop {
-        let output = systemctl(&["show", "--value", "-p", name, unit]);
-        let value = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let value = property_of(unit, name);
         if value == wanted {
             return;
         }
@@ -365,6 +371,61 @@ fn what_a_unit_of_the_operators_sends_is_video_and_what_others_send_is_not_known
     assert_eq!(video["video"], true, "{video}");
     assert_eq!(video["video_reason"], "cgroup");
     assert_eq!(of(PORT)["video"], Value::Null);
+}
+
+/// A process that takes no time until this is dropped.
+struct Stopped(libc::pid_t);
+
+impl Stopped {
+    fn stop(pid: &str) -> Self {
+        let pid = pid.parse().expect("a process number");
+        // SAFETY: a service of the machine that this test runs in.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
+#[test]
+fn a_journal_that_takes_nothing_holds_nobody_up_and_gets_everything_later() {
+    if !systemd_or_skip() {
+        return;
+    }
+    let service = Service::install("WatchdogSec=10\n");
+    configure("journald");
+    succeed(&["start", "lastmile"]);
+    let stopped = Stopped::stop(&property_of("systemd-journald", "MainPID"));
+    let mut segments = 0;
+    for _ in 0..CONNECTIONS {
+        segments += u64::from(service.internet.download(SMALL_DOWNLOAD).data_segs_out);
+    }
+    // Its loop still turns, with more waiting than the journal's socket holds.
+    for _ in 0..2 {
+        let before = property("WatchdogTimestampMonotonic");
+        let begin = Instant::now();
+        while property("WatchdogTimestampMonotonic") == before {
+            assert!(begin.elapsed() < PATIENCE, "it says no more that it lives");
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+    drop(stopped);
+    succeed(&["stop", "lastmile"]);
+    assert_eq!(property("Result"), "success");
+
+    let records = records();
+    let of = |event| {
+        let flows = records.iter().filter(|record| record["type"] == "flow");
+        flows.filter(move |record| record["event"] == event)
+    };
+    assert_eq!(of("open").count(), CONNECTIONS, "each is told");
+    let counted = of("update").filter_map(|flow| flow["to_client"]["segments"].as_u64());
+    assert_eq!(counted.sum::<u64>(), segments, "and measured whole");
 }
 
 #[test]

@@ -23,11 +23,11 @@ struct Arguments {
     /// Reports of each, after its first
     #[arg(long, default_value_t = 5)]
     reports: u32,
-    /// Pairs of transfers, one of each with the daemon
-    #[arg(long, default_value_t = 11)]
-    pairs: usize,
+    /// Rounds of transfers, one of each with the daemon
+    #[arg(long, default_value_t = 25)]
+    rounds: usize,
     /// How long each takes
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u64,
 }
 
@@ -64,22 +64,29 @@ fn run(arguments: &Arguments) -> Result<()> {
         table >> 20,
         table / u64::from(arguments.flows)
     );
-    let pairs = transfer::pairs(&arguments.lastmile, arguments.pairs, arguments.seconds)
+    let measured = transfer::measure(&arguments.lastmile, arguments.rounds, arguments.seconds)
         .context("no transfer could be measured")?;
-    let mut ratios: Vec<f64> = pairs.iter().map(|pair| pair.with / pair.without).collect();
-    ratios.sort_by(f64::total_cmp);
-    let without: Vec<f64> = pairs.iter().map(|pair| pair.without).collect();
+    let without: Vec<f64> = measured.iter().map(|of| of.without).collect();
     println!(
-        "a transfer over veth with the daemon: {:.1} % of its throughput without ({:.1} to {:.1} %, \
-         {} pairs of {} s; {:.1} Gbit/s without)",
-        median(&ratios) * 100.0,
-        ratios.first().copied().unwrap_or(f64::NAN) * 100.0,
-        ratios.last().copied().unwrap_or(f64::NAN) * 100.0,
-        pairs.len(),
+        "a transfer over veth, {} times {} s each: {:.1} Gbit/s (median)",
+        measured.len(),
         arguments.seconds,
         median(&without) * 8.0 / 1e9,
     );
+    let with = measured.iter().map(|of| of.with / of.without);
+    let again = measured.iter().map(|of| of.again / of.without);
+    println!("  with the daemon at the sender: {}", share(with));
+    println!("  once more without: {}", share(again));
     Ok(())
+}
+
+/// The median of some ratios, with quartiles.
+fn share(ratios: impl Iterator<Item = f64>) -> String {
+    let mut ratios: Vec<f64> = ratios.map(|ratio| ratio * 100.0).collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |share: usize| ratios.get(ratios.len() * share / 4).copied();
+    let [low, middle, high] = [1, 2, 3].map(|share| at(share).unwrap_or(f64::NAN));
+    format!("{middle:.1} % of that (quartiles {low:.1} and {high:.1} %)")
 }
 
 fn median(values: &[f64]) -> f64 {

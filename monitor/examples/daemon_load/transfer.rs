@@ -17,11 +17,15 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const PORT: u16 = 443;
 const CHUNK: usize = 128 << 10;
+/// The turn of the daemon.
+const WITH: usize = 0;
 
-/// Bytes a second.
-pub struct Pair {
+/// Bytes a second, one after the other.
+pub struct Transfers {
     pub without: f64,
     pub with: f64,
+    /// Without once more: what two that are alike differ by.
+    pub again: f64,
 }
 
 /// Two hosts and a cable, gone when dropped.
@@ -102,29 +106,33 @@ impl Drop for Daemon {
     }
 }
 
-/// Measures `count` pairs; which of the two comes first changes.
+/// Measures each of the three `count` times; which comes first changes.
 ///
 /// # Errors
 /// When the hosts cannot be made, or the daemon does not start.
-pub fn pairs(lastmile: &Path, count: usize, seconds: u64) -> Result<Vec<Pair>> {
+pub fn measure(lastmile: &Path, count: usize, seconds: u64) -> Result<Vec<Transfers>> {
     let hosts = Hosts::new()?;
     let config = env::temp_dir().join(format!("lastmile-bench-{}.toml", process::id()));
     let text = format!("[watch]\ninterfaces = [\"eth0\"]\nports = [{PORT}]\n");
     fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
     let time = Duration::from_secs(seconds);
-    let with = || -> Result<f64> {
-        let _daemon = Daemon::start(lastmile, &hosts, &config)?;
-        transfer(&hosts, time)
-    };
     let measured = (0..count)
         .map(|number| {
-            let first = if number % 2 == 0 { Some(with()?) } else { None };
-            let without = transfer(&hosts, time)?;
-            let with = match first {
-                Some(first) => first,
-                None => with()?,
-            };
-            Ok(Pair { without, with })
+            let mut rates = [0.0; 3];
+            for turn in 0..rates.len() {
+                let which = (number + turn) % rates.len();
+                let _daemon = match which {
+                    WITH => Some(Daemon::start(lastmile, &hosts, &config)?),
+                    _ => None,
+                };
+                rates[which] = transfer(&hosts, time)?;
+            }
+            let [with, without, again] = rates;
+            Ok(Transfers {
+                without,
+                with,
+                again,
+            })
         })
         .collect();
     fs::remove_file(&config).with_context(|| format!("cannot remove {}", config.display()))?;

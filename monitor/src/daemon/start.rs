@@ -17,6 +17,7 @@ use crate::{
     engine::Pipeline,
     evidence,
     flow::admission::Admissions,
+    memory,
     path::history::Store,
     recognise::services::Services,
 };
@@ -72,6 +73,7 @@ impl Daemon {
             )?),
             None => None,
         };
+        warn_of_memory(config.flows.max);
         let mut live = restart::load(&config)?;
         live.watch(&config, now.offset_ns())?;
         let mut devices = Devices::new()?;
@@ -143,6 +145,19 @@ impl Daemon {
         };
         daemon.resume()?;
         Ok(daemon)
+    }
+}
+
+/// Says so where the control group would end this process before its tables are full.
+fn warn_of_memory(flows: u32) {
+    let (_, needed) = memory::needed(flows);
+    if let Some(allowed) = memory::allowed().filter(|&allowed| allowed < needed) {
+        tracing::warn!(
+            "flows.max = {flows} takes up to {} MiB, and this control group may have {}: raise \
+             MemoryMax= of the unit, or lower flows.max",
+            needed >> 20,
+            allowed >> 20
+        );
     }
 }
 

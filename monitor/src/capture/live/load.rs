@@ -36,7 +36,8 @@ use crate::capture::QuicSnapshot;
 use crate::config::{Config, KernelLog};
 
 /// The object that `build.rs` compiled from `monitor-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lastmile-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lastmile-ebpf"));
 
 /// Bytes of the ring buffer: 5,900 reports, what as many flows say in one interval while the
 /// daemon does something else.

@@ -8,6 +8,7 @@ mod keep;
 mod load;
 mod messages;
 mod reports;
+mod stack;
 
 pub use attach::{Attachment, FILTER_HANDLE, Hook, Standing, detach_filters};
 pub use features::{Feature, State as FeatureState, features};
@@ -15,3 +16,4 @@ pub use hellos::Hellos;
 pub use keep::{Memory, Pins, is_bpf_file_system};
 pub use load::{Admission, Live, Options, PROGRAMS, Program};
 pub use reports::Reports;
+pub use stack::stack_bytes;
