@@ -46,7 +46,8 @@ const TESTS_WITHOUT_KERNEL: [&str; 8] = [
 ];
 /// Test executables that run on the default kernel only: what they try the programs with, or the
 /// netlink messages they read, is the same on the others, and emulated machines are slow.
-const TESTS_ON_ONE_KERNEL: [&str; 8] = [
+const TESTS_ON_ONE_KERNEL: [&str; 9] = [
+    "faults",
     "fib",
     "loss_side",
     "offload",
@@ -79,10 +80,6 @@ const SCENARIO_ON_EVERY_KERNEL: &str = "interconnect";
 /// Scenarios that are played once more with other sources of routes than their own.
 const SCENARIOS_WITH_ROUTES: [(&str, Routes); 2] =
     [("interconnect", Routes::Bgp), ("isp", Routes::Kernel)];
-
-/// The test executable that makes the load of a hard day, which takes an emulated machine many
-/// minutes: it runs there when it is asked for by name.
-const TEST_OF_LOAD: &str = "faults";
 
 /// A scenario is played so often until the network does in it what its truth says, by the counters of
 /// its own queues and its viewers' clocks; what the daemon says of it has no part in that.
@@ -379,7 +376,6 @@ fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tall
         test.integration
             && !test.name.starts_with(TESTS_WITH_DAEMONS)
             && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
-            && (test.name != TEST_OF_LOAD || !names.is_empty())
             && (names.is_empty() || names.contains(&test.name))
     };
     // One after the other: each copies what the others do, too.
