@@ -51,10 +51,10 @@ const GAP_LEAST_US: i32 = -(1 << 30);
 pub struct Chunk {
     /// 1 for the connection's first; 0: none yet.
     pub number: u32,
-    /// Its first sequence number.
-    pub start: u32,
     /// One past the last byte of the request that it answers.
     pub answers: u32,
+    /// Its first sequence number.
+    pub start: u32,
     /// When that request was seen, wrapping µs; 0: it was not.
     pub request_us: u32,
     /// When the first byte left, wrapping µs.

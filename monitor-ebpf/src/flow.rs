@@ -212,9 +212,9 @@ pub struct EpochRtt {
 /// What the packets of one direction say: about their own data, and about the other direction's,
 /// which they acknowledge.
 ///
-/// What changes together lies together: the next packet of a response that is under way
-/// ([`crate::prediction`]) touches the first 128 bytes, an ACK with an RTT sample the first 320 and
-/// one of its bins.
+/// What changes together lies together, in lines of 64 bytes: the next packet of a response that is
+/// under way ([`crate::prediction`]) touches the first two, an ACK with an RTT sample these, the
+/// fourth and fifth, and one of its bins.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Half {
@@ -264,12 +264,19 @@ pub struct Half {
     pub stamp_clock: u32,
     /// Initial sequence number, when the SYN was seen.
     pub isn: u32,
-    /// Segments sent when they filled the peer's receive window.
-    pub rwnd_limited_segments: u32,
     /// Wire segments that carried data or a FIN a second time.
     pub retransmitted_segments: u32,
+    /// The chunk that our data is in. Whether it goes on is told by its first two words, which lie
+    /// in the same cache line as what precedes it.
+    pub chunk: Chunk,
+    /// Segments sent when they filled the peer's receive window.
+    pub rwnd_limited_segments: u32,
     /// Sightings of this direction's packets at hooks that do not own it.
     pub seen_elsewhere: u32,
+    /// Segments that carried Congestion Experienced (RFC 3168).
+    pub ce_marked_segments: u32,
+    /// Of [`Self::retransmitted_segments`], data that had already been acknowledged.
+    pub spurious_segments: u32,
 
     // What ACKs change: about the other direction's data.
     /// Bytes of the other direction that this one acknowledged.
@@ -299,18 +306,12 @@ pub struct Half {
     pub rtt_previous: EpochRtt,
 
     // About our own packets.
-    /// Segments that carried Congestion Experienced (RFC 3168).
-    pub ce_marked_segments: u32,
-    /// Of the segments sent again, data that had already been acknowledged.
-    pub spurious_segments: u32,
     /// Seen here once and sent again: lost beyond us.
     pub lost_downstream_segments: u32,
     /// Filled a hole that the original never crossed here: lost before us.
     pub lost_upstream_segments: u32,
     /// Filled a hole less than half an RTT after it opened: reordered before us.
     pub reordered_segments: u32,
-    /// The chunk that our data is in.
-    pub chunk: Chunk,
     /// When our window opened again after it was closed, coarse, in ticks.
     pub reopened: u32,
     /// One past the highest sequence number of a hole that was forgotten.
@@ -598,7 +599,7 @@ impl Half {
 // The layout is what the kernel's map, the ring buffer and the daemon share.
 const _: () = assert!(size_of::<FlowKey>() == 40);
 const _: () = assert!(size_of::<SocketFigures>() == 56);
-const _: () = assert!(offset_of!(Half, acked_bytes) == 128 && offset_of!(Half, gaps) == 352);
+const _: () = assert!(offset_of!(Half, chunk) == 120 && offset_of!(Half, acked_bytes) == 192);
 const _: () = assert!(size_of::<Half>() == 640);
 const _: () = assert!((ELEMENT_BEFORE + offset_of!(FlowState, halves)).is_multiple_of(64));
 const _: () = assert!((ELEMENT_BEFORE + size_of::<FlowState>()).is_multiple_of(64));

@@ -190,7 +190,15 @@ impl Cli {
                 crate::check::run(&config, file.as_deref())
             }
             Command::Detach(ConfigFile { config }) => {
-                let (config, _) = Config::find(config.as_deref())?;
+                // Whoever stops a daemon whose configuration is wrong by now wants it gone.
+                let config = match Config::find(config.as_deref()) {
+                    Ok((config, _)) => config,
+                    Err(error) => {
+                        eprintln!("lastmile: {error:#}");
+                        eprintln!("lastmile: looking where nothing is configured");
+                        Config::default()
+                    }
+                };
                 println!("{}", crate::daemon::detach(&config)?);
                 Ok(())
             }

@@ -166,6 +166,51 @@ fn sighup_reopens_the_log_and_keeps_the_old_configuration_when_the_new_one_is_wr
 }
 
 #[test]
+fn sighup_applies_ports_prefixes_and_the_logs_place_at_once() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("sighup-applies");
+    let [first, second] = ["first.jsonl", "second.jsonl"].map(|name| folder.file(name));
+    let internet = Internet::new(None, None);
+    let watched = format!("ports = [{PORT}]");
+    let other = |log: &Path| config(log).replace(&watched, "ports = [81]");
+    let mut daemon = Daemon::start(&internet, &folder, &other(&first));
+    internet.download(DOWNLOAD);
+    let mut reload = |to: String| {
+        fs::write(folder.file("lastmile.toml"), to).expect("written");
+        daemon.signal(libc::SIGHUP);
+        daemon.await_message("reloaded");
+    };
+    reload(config(&second) + "level = \"debug\"\n");
+    let by_port = internet.download(DOWNLOAD);
+    let of = |prefix: &str| {
+        let prefixes = format!("{watched}\nprefixes = [\"{prefix}\"]");
+        config(&second).replace(&watched, &prefixes)
+    };
+    reload(of("203.0.113.0/24"));
+    internet.download(DOWNLOAD);
+    reload(of("198.51.100.0/24"));
+    let by_prefix = internet.download(DOWNLOAD);
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+
+    assert_eq!(lines(&first), Vec::<Value>::new(), "nothing was watched");
+    let lines = lines(&second);
+    let known = flows(&lines, "update");
+    let segments: Vec<_> = known
+        .iter()
+        .map(|flow| flow["to_client"]["segments"].as_u64())
+        .collect();
+    let wanted = [by_port, by_prefix].map(|of| Some(u64::from(of.data_segs_out)));
+    assert_eq!(segments.len(), 2, "of four transfers: {known:?}");
+    assert!(
+        wanted.iter().all(|of| segments.contains(of)),
+        "{segments:?}"
+    );
+}
+
+#[test]
 fn sigusr1_tells_of_the_playbacks_that_are_not_over() {
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;

@@ -2,7 +2,15 @@
 
 mod support;
 
-use std::{collections::HashSet, fs, process::Command, time::Instant};
+use std::{
+    collections::HashSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::Command,
+    sync::mpsc,
+    time::Instant,
+};
 
 use aya::programs::{
     LinkOrder, SchedClassifier, TcAttachType,
@@ -13,7 +21,8 @@ use lastmile_lab::netns;
 use support::{
     bpf_folder::BpfFolder,
     daemon::{Daemon, Folder, config, flows, lines},
-    net::{Internet, ip},
+    net::{Internet, PORT, TcpInfo, ip},
+    tun::Tunnel,
 };
 
 const DOWNLOAD: usize = 1_000_000;
@@ -59,6 +68,49 @@ fn a_device_is_watched_within_a_second_of_its_coming_whatever_its_name_becomes()
     let lines = lines(&log);
     let known = flows(&lines, "update");
     assert_eq!(known[0]["to_client"]["segments"], socket.data_segs_out);
+}
+
+#[test]
+fn what_goes_through_a_tunnel_is_measured() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices-tunnel");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let _tunnel = Tunnel::new(&internet);
+    let through = config(&log).replace("eth*", "tun*");
+    let mut daemon = Daemon::start(&internet, &folder, &through);
+    let (ready, listening) = mpsc::channel();
+    let server = internet.on(&internet.server, move || {
+        let listener = TcpListener::bind(("10.7.0.1", PORT)).expect("the port is free");
+        ready.send(()).expect("the test listens");
+        let (mut stream, _) = listener.accept().expect("the client comes");
+        stream.write_all(&vec![0x5a; DOWNLOAD]).expect("connected");
+        stream.shutdown(Shutdown::Write).expect("connected");
+        let rest = stream.read(&mut [0; 1]).expect("the client closes");
+        assert_eq!(rest, 0, "the client sends nothing");
+        TcpInfo::of(&stream)
+    });
+    listening.recv().expect("the server listens");
+    let client = internet.on(&internet.client, || {
+        let mut stream = TcpStream::connect(("10.7.0.1", PORT)).expect("the server is there");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("the server sends");
+        received.len()
+    });
+    assert_eq!(netns::join(client).expect("the client ends"), DOWNLOAD);
+    let socket = netns::join(server).expect("the server ends");
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
+    let lines = lines(&log);
+    let known = flows(&lines, "update");
+    assert_eq!(known.len(), 1);
+    assert_eq!(known[0]["interface"], "tun0");
+    let to_client = &known[0]["to_client"];
+    assert_eq!(to_client["segments"], socket.data_segs_out);
+    assert_eq!(to_client["retransmitted_segments"], socket.total_retrans);
+    assert!(to_client["rtt_samples"].as_u64() > Some(0));
 }
 
 #[test]

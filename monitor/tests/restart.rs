@@ -267,6 +267,11 @@ fn what_stays_is_removed_by_detach_by_ctrl_c_and_when_a_device_is_no_longer_want
     let asked = bpf.keep(&config(&log), 4_096);
     let mut daemon = Daemon::start(&internet, &folder, &asked);
     assert_eq!(attached(&internet, "eth7"), [1, 1]);
+    let noted = |devices| match Hook::of_this_kernel() {
+        Hook::Tcx => 0,
+        Hook::Clsact => devices,
+    };
+    assert_eq!(bpf.filters_noted(), noted(2));
 
     // A second one does not touch what the first one uses.
     let file = folder.file("lastmile.toml");
@@ -289,6 +294,7 @@ fn what_stays_is_removed_by_detach_by_ctrl_c_and_when_a_device_is_no_longer_want
     let one = asked.replace("eth*", "eth0");
     let mut daemon = Daemon::start(&internet, &folder, &one);
     await_none(&internet, "eth7");
+    assert_eq!(bpf.filters_noted(), noted(1));
     assert_eq!(attached(&internet, "eth0"), [1, 1]);
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
@@ -298,10 +304,12 @@ fn what_stays_is_removed_by_detach_by_ctrl_c_and_when_a_device_is_no_longer_want
     assert!(done.status.success(), "{done:?}");
     await_none(&internet, "eth0");
     assert_eq!(bpf.pins(), Vec::<PathBuf>::new());
+    assert_eq!(bpf.filters_noted(), 0);
 
     let mut daemon = Daemon::start(&internet, &folder, &asked);
     daemon.signal(libc::SIGINT);
     assert!(daemon.wait().success(), "a clean end");
     await_none(&internet, "eth0");
     assert_eq!(bpf.pins(), Vec::<PathBuf>::new());
+    assert_eq!(bpf.filters_noted(), 0);
 }

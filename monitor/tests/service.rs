@@ -266,6 +266,8 @@ fn a_restart_and_a_kill_miss_no_packet_and_a_stop_leaves_nothing() {
         await_property("lastmile", "ActiveState", "active");
     });
     assert!(Path::new("/run/lastmile/bpf/links").exists());
+    // What it was told first is what counts when it is gone.
+    fs::write(CONFIG, "[watch]\nprots = [80]\n").expect("the configuration is written");
     succeed(&["stop", "lastmile"]);
     // systemd stops the file system's unit once it has seen that nobody needs it.
     await_property("lastmile-bpf", "ActiveState", "inactive");

@@ -76,7 +76,10 @@ impl<'cache> Places<'cache> {
                 let opened = Apt::open(self.cache, &sources, self.foreign)
                     .with_context(|| format!("looking for {what}"));
                 self.opened.push(match opened {
-                    Err(_) if self.foreign.is_some() => None,
+                    Err(error) if self.foreign.is_some() => {
+                        println!("  {error:#}");
+                        None
+                    }
                     opened => Some(opened?),
                 });
             }

@@ -85,8 +85,8 @@ const SCENARIOS_WITH_ROUTES: [(&str, Routes); 2] =
 /// its own queues and its viewers' clocks; what the daemon says of it has no part in that.
 const TRIES: u32 = 3;
 
-/// Test executables that start BGP daemons: those run on this machine only.
-const TESTS_WITH_DAEMONS: &str = "bgp";
+/// Test executables that start other people's daemons: those run on this machine only.
+const TESTS_WITH_DAEMONS: [&str; 2] = ["bgp", "prometheus"];
 
 /// What may be asked of tests, in machines too: `monitor/tests/restart.rs`.
 const PASSED_ON: &str = "LASTMILE_KILLS";
@@ -374,7 +374,9 @@ fn tests_in_machines(cache: &Cache, built: &[Executable], names: &[String], tall
     let (tests, programs): (Vec<_>, Vec<_>) = of_package.partition(|built| built.test);
     let wanted = |test: &&&Executable| {
         test.integration
-            && !test.name.starts_with(TESTS_WITH_DAEMONS)
+            && !TESTS_WITH_DAEMONS
+                .iter()
+                .any(|name| test.name.starts_with(name))
             && !TESTS_WITHOUT_KERNEL.contains(&test.name.as_str())
             && (names.is_empty() || names.contains(&test.name))
     };

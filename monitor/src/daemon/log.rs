@@ -41,6 +41,8 @@ struct State {
     /// Whole lines that the thread has not taken yet.
     waiting: Vec<u8>,
     reopen: bool,
+    /// Where it goes from now on.
+    redirect: Option<JsonLines>,
     end: bool,
     /// The thread has written all it was given, as far as that was possible.
     idle: bool,
@@ -107,6 +109,12 @@ impl Log {
         self.shared.changed.notify_all();
     }
 
+    /// From now on it goes there, with all that waits.
+    pub fn redirect(&self, to: JsonLines) {
+        self.shared.lock().redirect = Some(to);
+        self.shared.changed.notify_all();
+    }
+
     /// Lines that were dropped because too much was waiting, and writes that failed, since the
     /// start.
     pub fn losses(&self) -> (u64, u64) {
@@ -138,7 +146,7 @@ fn run(shared: &Shared, mut lines: JsonLines) {
     let mut failing = false;
     loop {
         let mut state = shared.lock();
-        while state.waiting.is_empty() && !state.reopen && !state.end {
+        while state.waiting.is_empty() && !state.reopen && state.redirect.is_none() && !state.end {
             state.idle = true;
             shared.changed.notify_all();
             state = shared
@@ -149,8 +157,12 @@ fn run(shared: &Shared, mut lines: JsonLines) {
         state.idle = false;
         let taken = mem::take(&mut state.waiting);
         let (reopen, end) = (mem::take(&mut state.reopen), state.end);
+        let redirect = state.redirect.take();
         drop(state);
 
+        if let Some(to) = redirect {
+            lines.redirect(to);
+        }
         if reopen && let Err(error @ OpenError { .. }) = lines.reopen() {
             tracing::error!("{error}; the old one stays in use");
         }
@@ -232,6 +244,30 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         let lines = written.iter().filter(|byte| **byte == b'\n').count();
         assert_eq!((lines, log.losses()), (many.len(), (0, 0)));
+    }
+
+    #[test]
+    fn another_destination_gets_what_the_old_one_did_not_take() {
+        let temporary = std::env::temp_dir();
+        let there = temporary.join(format!("lastmile-redirected-{}", std::process::id()));
+        let log = Log::open(&Destination::File("/dev/full".into())).expect("opens");
+        log.write(&[record("a"), record("b")]).expect("never fails");
+        while log.losses().1 == 0 {
+            thread::yield_now();
+        }
+        let to = JsonLines::open(&Destination::File(there.clone())).expect("opens");
+        log.redirect(to);
+        log.write(&[record("c")]).expect("never fails");
+        log.finish();
+        let written = std::fs::read_to_string(&there).expect("readable");
+        let _ = std::fs::remove_file(&there);
+        let hosts: Vec<_> = written
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("whole"))
+            .map(|line| line["host"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(hosts, ["a", "b", "c"].map(|host| Some(host.to_owned())));
+        assert_eq!(log.losses().0, 0);
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 use anyhow::Result;
 
-use super::{Daemon, port_feed::PortFeed, start::services};
-use crate::{capture::live::Options, config::Config, path::Rules};
+use super::{
+    Daemon,
+    port_feed::PortFeed,
+    start::{self, services},
+};
+use crate::{capture::live::Options, config::Config, export::jsonl::JsonLines, path::Rules};
 
 impl Daemon {
     /// SIGHUP: the log is reopened; a configuration that is right replaces the old one.
@@ -11,11 +15,18 @@ impl Daemon {
         self.log.reopen();
         let read = self.read_again().and_then(|config| {
             let services = services(&config)?;
+            let elsewhere = (config.log.destination != self.config.log.destination)
+                .then(|| JsonLines::open(&config.log.destination))
+                .transpose()?;
             self.live.watch(&config, self.epoch_offset_ns)?;
-            Ok((config, services))
+            Ok((config, services, elsewhere))
         });
         match read {
-            Ok((config, services)) => {
+            Ok((config, services, elsewhere)) => {
+                if let Some(to) = elsewhere {
+                    self.log.redirect(to);
+                }
+                start::set_level(config.log.level);
                 self.pipeline.set_services(services);
                 self.say_what_needs_a_restart(&config);
                 let (old, new) = (&self.config.path, &config.path);
@@ -44,11 +55,6 @@ impl Daemon {
         let old = &self.config;
         let changes = [
             (old.flows.max != new.flows.max, "flows.max"),
-            (
-                old.log.destination != new.log.destination,
-                "log.destination",
-            ),
-            (old.log.level != new.log.level, "log.level"),
             (old.metrics != new.metrics, "metrics.listen"),
             (old.debug != new.debug, "debug.kernel_log"),
             (old.restart != new.restart, "a key of [restart]"),

@@ -6,12 +6,9 @@
 //! no other window. What a flow did between the last judged window and the new start is in its
 //! own record, and in no window; so are the chunks of the earlier run in its records alone.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    path::Path,
-};
+use std::{collections::HashSet, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use monitor_ebpf::flow::FlowState;
 
 use super::{Daemon, clock::Now};
@@ -22,7 +19,7 @@ use crate::{
     },
     config::{Config, DEFAULT_BPF_DIRECTORY},
     flow::Secret,
-    netlink::{Netlink, namespace},
+    netlink::{Device, Netlink, namespace},
 };
 
 /// Loads the programs, with the maps of an earlier run where there are such.
@@ -47,10 +44,11 @@ pub fn load(config: &Config) -> Result<Live> {
 }
 
 /// Removes everything that runs of the daemon left in the kernel: pinned links and maps, and
-/// filters in this network namespace and in those where it used them. Says what it removed.
+/// filters, also in other network namespaces. Without a folder that says which devices have filters
+/// those of every device here are removed. Says what it removed.
 ///
 /// # Errors
-/// When a daemon is running, or something cannot be removed.
+/// When a daemon is running, or something cannot be removed; everything else is gone then.
 pub fn detach(config: &Config) -> Result<String> {
     let default = Path::new(DEFAULT_BPF_DIRECTORY);
     let folder = match &config.restart.bpf_directory {
@@ -59,43 +57,48 @@ pub fn detach(config: &Config) -> Result<String> {
             .unwrap_or(false)
             .then_some(default),
     };
-    let pins = folder.map(Pins::open).transpose()?;
-    let mut filters = detach_here()?;
-    let mut elsewhere = match &pins {
-        Some(pins) => pins.namespaces_with_filters()?,
-        None => BTreeSet::new(),
+    let Some(folder) = folder else {
+        let filters = detach_here(|_| true)?;
+        return Ok(format!("{filters} filters removed"));
     };
-    elsewhere.remove(&namespace::current()?);
-    let mut without_name = String::new();
-    for number in elsewhere {
-        match namespace::within(number, detach_here)? {
-            Some(removed) => filters += removed,
-            None => {
-                without_name += &format!(
-                    "\nno network namespace in /run/netns has the number {number}: if it is still \
-                 there, so are filters; `lastmile detach` in it removes them"
-                )
-            }
+    let pins = Pins::open(folder)?;
+    let here = namespace::current()?;
+    let (mut filters, mut failed) = (0, Vec::new());
+    for (number, devices) in pins.filters_noted()? {
+        let noted = |device: &Device| devices.contains(&device.index);
+        let removed = if number == here {
+            detach_here(noted).map(Some)
+        } else {
+            namespace::within(number, || detach_here(noted))
+        };
+        match removed {
+            Ok(Some(removed)) => filters += removed,
+            Ok(None) => failed.push(format!(
+                "no network namespace in /run/netns has the number {number}: if it is still there, \
+                 so are filters, which go with its devices, or with the next run in it"
+            )),
+            Err(error) => failed.push(format!("{error:#}")),
         }
     }
-    let links = match pins {
-        Some(pins) => pins.remove()?,
-        None => 0,
-    };
-    Ok(format!(
-        "{links} links and {filters} filters removed{without_name}"
-    ))
+    let links = pins.remove()?;
+    let done = format!("{links} links and {filters} filters removed");
+    if failed.is_empty() {
+        Ok(done)
+    } else {
+        bail!("{done}, but {}", failed.join("; "))
+    }
 }
 
-/// Removes our filters from every device of this thread's network namespace.
-fn detach_here() -> Result<u64> {
+/// Removes our filters from those devices of this thread's network namespace.
+fn detach_here(wanted: impl Fn(&Device) -> bool) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start an event loop")?;
     runtime.block_on(async {
         let devices = Netlink::open()?.devices().await?;
-        devices.iter().map(detach_filters).sum::<Result<u64>>()
+        let wanted = devices.iter().filter(|&device| wanted(device));
+        wanted.map(detach_filters).sum::<Result<u64>>()
     })
 }
 

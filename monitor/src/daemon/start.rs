@@ -2,11 +2,18 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
+use tracing_subscriber::{
+    Layer as _, Registry,
+    filter::LevelFilter,
+    layer::SubscriberExt as _,
+    reload::{self, Handle},
+    util::SubscriberInitExt as _,
+};
 
 use super::{
     Daemon, baselines::Baselines, clock::Now, devices::Devices, feeds, feeds::Feeds,
@@ -22,30 +29,52 @@ use crate::{
     recognise::services::Services,
 };
 
+/// What changes how much is said on stderr.
+static LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
+
 /// Messages about ourselves go to stderr; journald adds the time itself.
 pub(super) fn say_on_stderr(level: Level) {
-    let level = match level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        Level::Info => tracing::Level::INFO,
-        Level::Debug => tracing::Level::DEBUG,
-        Level::Trace => tracing::Level::TRACE,
-    };
+    let (filter, handle) = reload::Layer::new(level_filter(level));
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let colours = std::env::var_os("NO_COLOR").is_none()
         && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
         && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let messages = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(colours);
-    // An error means that somebody set one before us, in a test: theirs is as good.
-    let _ = if in_journal {
-        subscriber.without_time().try_init()
+    let messages = if in_journal {
+        messages.without_time().boxed()
     } else {
-        subscriber.try_init()
+        messages.boxed()
     };
+    // An error means that somebody set one before us, in a test: theirs is as good.
+    if tracing_subscriber::registry()
+        .with(filter)
+        .with(messages)
+        .try_init()
+        .is_ok()
+    {
+        let _ = LEVEL.set(handle);
+    }
+}
+
+/// From now on this much is said.
+pub(super) fn set_level(level: Level) {
+    if let Some(handle) = LEVEL.get() {
+        // It fails only where there is no subscriber any more.
+        let _ = handle.modify(|filter| *filter = level_filter(level));
+    }
+}
+
+fn level_filter(level: Level) -> LevelFilter {
+    match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    }
 }
 
 impl Daemon {

@@ -111,6 +111,13 @@ impl JsonLines {
         Ok(())
     }
 
+    /// Goes on with another destination, and with what this one has not taken.
+    pub fn redirect(&mut self, mut to: Self) {
+        to.pending.append(&mut self.pending);
+        (self.path, self.output) = (to.path, to.output);
+        (self.pending, self.sent) = (to.pending, 0);
+    }
+
     /// Writes the records, after what is still pending from before.
     pub fn write<'a>(
         &mut self,

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::Path,
     thread,
 };
 
@@ -11,6 +10,8 @@ use anyhow::{Context as _, Result, anyhow};
 
 /// Where namespaces that have names are (`ip netns`, `NetworkNamespacePath=`).
 const NAMED: &str = "/run/netns";
+/// The one that the host's own services are in.
+const FIRST: &str = "/proc/1/ns/net";
 
 /// The inode number of this thread's network namespace, which no other one has while it lives.
 ///
@@ -21,13 +22,13 @@ pub fn current() -> Result<u64> {
     Ok(metadata.ino())
 }
 
-/// Does `work` in the namespace with this inode number, in a thread of its own. `None`: none has it
-/// that has a name in `/run/netns`.
+/// Does `work` in the namespace with this inode number, in a thread of its own. `None`: neither one
+/// with a name in `/run/netns` has it nor the host's first one.
 ///
 /// # Errors
 /// Those of `work`, and when the namespace cannot be entered, which needs CAP_SYS_ADMIN.
 pub fn within<T: Send>(number: u64, work: impl FnOnce() -> Result<T> + Send) -> Result<Option<T>> {
-    let Some(namespace) = named(number) else {
+    let Some(namespace) = found(number) else {
         return Ok(None);
     };
     thread::scope(|scope| {
@@ -44,12 +45,12 @@ pub fn within<T: Send>(number: u64, work: impl FnOnce() -> Result<T> + Send) -> 
     })
 }
 
-fn named(number: u64) -> Option<File> {
-    let entries = fs::read_dir(Path::new(NAMED)).ok()?;
-    entries.filter_map(Result::ok).find_map(|entry| {
-        let file = File::open(entry.path()).ok()?;
-        let metadata = file.metadata().ok()?;
-        (metadata.ino() == number).then_some(file)
+fn found(number: u64) -> Option<File> {
+    let named = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let paths = named.map(|entry| entry.path()).chain([FIRST.into()]);
+    paths.filter_map(|path| File::open(path).ok()).find(|file| {
+        file.metadata()
+            .is_ok_and(|metadata| metadata.ino() == number)
     })
 }
 

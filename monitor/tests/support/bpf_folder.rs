@@ -43,6 +43,11 @@ impl BpfFolder {
         )
     }
 
+    /// How many devices are noted to have filters, which kernels with links have not.
+    pub fn filters_noted(&self) -> usize {
+        fs::read_dir(self.0.join("filters")).map_or(0, Iterator::count)
+    }
+
     /// Everything in it, folders apart.
     pub fn pins(&self) -> Vec<PathBuf> {
         fn below(folder: &Path) -> Vec<PathBuf> {

@@ -19,6 +19,7 @@ pub mod stream;
 pub mod traffic;
 pub mod transfer;
 pub mod truth;
+pub mod tun;
 
 use lastmile::{capture::live::Options, config::KernelLog};
 

@@ -20,8 +20,6 @@ use crate::{
 
 const ARCHITECTURE: &str = "arm64";
 const TARGET: &str = "aarch64-unknown-linux-gnu";
-/// Its folder in the cache.
-const FOLDER: &str = "arm64";
 /// Packages of this machine's own architecture.
 const PACKAGES: [&str; 3] = [
     "gcc-aarch64-linux-gnu",
@@ -44,20 +42,23 @@ pub struct Toolchain {
 /// When a package cannot be had.
 pub fn ensure(cache: &Cache) -> Result<Toolchain> {
     let rustc = BpfToolchain::read(cache.root())?.context("there is no compiler for BPF")?;
+    let compiler = cache.path("rustc-bpf");
+    if !rustc.rustc.starts_with(&compiler) {
+        bail!(
+            "this machine compiles with rustup's {}: `rustup target add {TARGET}` and a C compiler \
+             for it are all that `cargo build --target {TARGET}` needs",
+            rustc.rustc.display()
+        );
+    }
+    let version = version(&compiler)?;
+    // Its library fits one compiler only.
+    let folder = format!("arm64-{version}");
     let toolchain = Toolchain {
-        root: cache.path(FOLDER),
+        root: cache.path(&folder),
         rustc,
     };
     if toolchain.root.is_dir() {
         return Ok(toolchain);
-    }
-    let compiler = cache.path("rustc-bpf");
-    if !toolchain.rustc.rustc.starts_with(&compiler) {
-        bail!(
-            "this machine compiles with rustup's {}: `rustup target add {TARGET}` and a C compiler \
-             for it are all that `cargo build --target {TARGET}` needs",
-            toolchain.rustc.rustc.display()
-        );
     }
     let _lock = cache.lock()?;
     println!(
@@ -66,8 +67,7 @@ pub fn ensure(cache: &Cache) -> Result<Toolchain> {
         toolchain.root.display(),
         PACKAGES.join(", ")
     );
-    let version = version(&compiler)?;
-    let staged = cache.stage(FOLDER)?;
+    let staged = cache.stage(&folder)?;
     Places::foreign(cache, ARCHITECTURE).find(&PACKAGES.join(", "), |apt| {
         let library = format!("libstd-rust-web-dev:{ARCHITECTURE}={version}");
         obtain(apt, &library, &staged)
@@ -79,7 +79,7 @@ pub fn ensure(cache: &Cache) -> Result<Toolchain> {
         fs::read_to_string(&script).with_context(|| format!("cannot read {}", script.display()))?;
     fs::write(&script, text.replace(&format!("/{LIBRARIES}/"), ""))
         .with_context(|| format!("cannot write {}", script.display()))?;
-    cache.publish(&staged, FOLDER)?;
+    cache.publish(&staged, &folder)?;
     Ok(toolchain)
 }
 

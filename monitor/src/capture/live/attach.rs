@@ -130,6 +130,24 @@ impl Live {
         if let (Hook::Clsact, Some(pins)) = (hook, &self.pins) {
             attachment.note = Some(pins.note_filters(device.index)?);
         }
+        match self.attach_all(device, hook, raw_ip, standing, &mut attachment) {
+            Ok(()) => Ok(attachment),
+            Err(error) => {
+                // One direction alone would say wrong things.
+                attachment.detach()?;
+                Err(error)
+            }
+        }
+    }
+
+    fn attach_all(
+        &mut self,
+        device: &Device,
+        hook: Hook,
+        raw_ip: bool,
+        standing: &[Standing],
+        attachment: &mut Attachment,
+    ) -> Result<()> {
         for wanted in PROGRAMS.iter().filter(|program| program.raw_ip == raw_ip) {
             let direction = direction(wanted.egress);
             let pin = self
@@ -165,7 +183,7 @@ impl Live {
                 attachment._links.push(link);
             }
         }
-        Ok(attachment)
+        Ok(())
     }
 }
 
@@ -311,7 +329,10 @@ fn remove_filters(device: &Device, wanted: impl Fn(&Program) -> bool) -> Result<
                     device.name
                 );
             }
-            Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            // There is none of that name, or no device any more.
+            Err(TcError::IoError(error))
+                if error.kind() == io::ErrorKind::NotFound
+                    || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {}
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(

@@ -99,8 +99,6 @@ impl Pins {
             }
             return Err(error).with_context(|| format!("cannot lock {}", folder.display()));
         }
-        make_folder(&folder.join(LINKS))?;
-        make_folder(&folder.join(FILTERS))?;
         Ok(Self {
             folder: folder.to_owned(),
             maps: PathBuf::new(),
@@ -114,7 +112,26 @@ impl Pins {
     /// that each is held to what it should be here.
     pub(super) fn use_layout(&mut self, expected: &BTreeMap<String, Expected>) -> Result<()> {
         self.maps = self.folder.join(format!("{MAPS}{:016x}", hash(expected)));
-        make_folder(&self.maps)?;
+        for folder in [
+            &self.maps,
+            &self.folder.join(LINKS),
+            &self.folder.join(FILTERS),
+        ] {
+            make_folder(folder)?;
+        }
+        if self
+            .filters_noted()?
+            .keys()
+            .any(|&number| number != self.namespace)
+        {
+            // They go on counting, into maps that are nobody's then.
+            tracing::warn!(
+                "an earlier run left filters in another network namespace, and this one begins \
+                 anew; `lastmile detach`, as root, removes them"
+            );
+            remove_folder(&self.maps)?;
+            make_folder(&self.maps)?;
+        }
         let fits = |(name, expected): (&String, &Expected)| match MapInfo::from_pin(self.map(name))
         {
             Ok(info) => {
@@ -175,10 +192,16 @@ impl Pins {
         Ok(note)
     }
 
-    /// Network namespaces, by inode number, with devices that may have filters of ours.
-    pub fn namespaces_with_filters(&self) -> Result<BTreeSet<u64>> {
-        let notes = entries(&self.folder.join(FILTERS))?;
-        Ok(notes.iter().filter_map(|note| namespace_of(note)).collect())
+    /// The devices that may have filters of ours, by index, of each network namespace, by inode
+    /// number.
+    pub fn filters_noted(&self) -> Result<BTreeMap<u64, BTreeSet<u32>>> {
+        let mut noted: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+        for note in entries_if_there(&self.folder.join(FILTERS))? {
+            if let Some((namespace, index)) = parse_note(&note) {
+                noted.entry(namespace).or_default().insert(index);
+            }
+        }
+        Ok(noted)
     }
 
     /// Removes the links of every device that is not in `watched`, and the maps of other layouts.
@@ -198,7 +221,8 @@ impl Pins {
             watched.iter().map(|&index| self.filters(index)).collect();
         for note in entries(&self.folder.join(FILTERS))? {
             // Filters of another namespace are `lastmile detach`'s: this may not go there.
-            if namespace_of(&note) == Some(self.namespace) && !with_filters.contains(&note) {
+            let namespace = parse_note(&note).map(|(namespace, _)| namespace);
+            if namespace == Some(self.namespace) && !with_filters.contains(&note) {
                 remove_folder(&note)?;
             }
         }
@@ -218,12 +242,16 @@ impl Pins {
     /// Removes everything: links, and with them the programs, then the maps.
     pub fn remove(self) -> Result<u64> {
         let mut removed = 0;
-        for link in entries(&self.folder.join(LINKS))? {
+        for link in entries_if_there(&self.folder.join(LINKS))? {
             remove_file(&link)?;
             removed += 1;
         }
-        remove_folder(&self.folder.join(LINKS))?;
-        remove_folder(&self.folder.join(FILTERS))?;
+        for below in [LINKS, FILTERS] {
+            let folder = self.folder.join(below);
+            if folder.is_dir() {
+                remove_folder(&folder)?;
+            }
+        }
         for maps in map_folders(&self.folder)? {
             remove_folder(&maps)?;
         }
@@ -259,10 +287,10 @@ fn hash(expected: &BTreeMap<String, Expected>) -> u64 {
     })
 }
 
-/// The namespace that a note of filters is about.
-fn namespace_of(note: &Path) -> Option<u64> {
-    let (namespace, _) = note.file_name()?.to_str()?.split_once('-')?;
-    namespace.parse().ok()
+/// The namespace and the device that a note of filters is about.
+fn parse_note(note: &Path) -> Option<(u64, u32)> {
+    let (namespace, index) = note.file_name()?.to_str()?.split_once('-')?;
+    Some((namespace.parse().ok()?, index.parse().ok()?))
 }
 
 fn map_folders(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -280,6 +308,15 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
         .with_context(context)?
         .map(|entry| Ok(entry.with_context(context)?.path()))
         .collect()
+}
+
+/// Where there is no such folder, nothing.
+fn entries_if_there(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.is_dir() {
+        entries(folder)
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 fn is_empty(folder: &Path) -> Result<bool> {
