@@ -52,7 +52,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         taken.later.iter().copied().fold(f64::INFINITY, f64::min),
     );
     println!(
-        "memory of the daemon: {} MiB for {} flows, {} bytes each",
+        "the end of a window in which all of them did something: {:.1} s, {} records",
+        taken.window_s, taken.records
+    );
+    println!(
+        "memory of the daemon, at most: {} MiB for {} flows, {} bytes each",
         taken.memory_bytes >> 20,
         arguments.flows,
         taken.memory_bytes / u64::from(arguments.flows)

@@ -1,6 +1,6 @@
 //! Reports through the pipeline, without a kernel, and the size of its tables, with one.
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{collections::HashSet, fs, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -10,7 +10,7 @@ use lastmile::{
         live::{Live, Options},
     },
     config::{Config, KernelLog},
-    engine::Pipeline,
+    engine::{Missed, Pipeline},
     path::Routes,
 };
 use monitor_ebpf::flow::{Address, FlowKey, FlowState, Half, half_flags as is, rtt_bin};
@@ -27,7 +27,10 @@ pub struct Taken {
     pub first: f64,
     /// Of those that follow, a figure a round.
     pub later: Vec<f64>,
-    /// What the process grew by.
+    /// How long the end of a window took, and the records that it made.
+    pub window_s: f64,
+    pub records: usize,
+    /// What the process grew by, at its largest.
     pub memory_bytes: u64,
 }
 
@@ -39,15 +42,27 @@ pub fn take(flows: u32, rounds: u32) -> Result<Taken> {
     let config = Config::default();
     let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
     let mut pipeline = Pipeline::new(&config, routes, "bench");
-    let before = resident_bytes()?;
+    let before = process_bytes("VmRSS:")?;
     let first = round(&mut pipeline, flows, 0);
     let later = (1..=rounds)
         .map(|number| round(&mut pipeline, flows, number))
         .collect();
-    let memory_bytes = resident_bytes()?.saturating_sub(before);
+    // Before a window ends the daemon reads the kernel's whole table; what it holds then is the most.
+    let end_us = START_US + u64::from(rounds) * INTERVAL_US;
+    let swept: Vec<FlowState> = (0..flows)
+        .map(|flow| state(flow, rounds, end_us * 1_000))
+        .collect();
+    let present: HashSet<FlowKey> = swept.iter().map(|state| state.key).collect();
+    let begin = Instant::now();
+    let records = pipeline.end_of_window(end_us, None, None, &Missed::default());
+    let window_s = begin.elapsed().as_secs_f64();
+    let memory_bytes = process_bytes("VmHWM:")?.saturating_sub(before);
+    drop((swept, present));
     Ok(Taken {
         first,
         later,
+        window_s,
+        records: records.len(),
         memory_bytes,
     })
 }
@@ -109,13 +124,14 @@ fn state(flow: u32, number: u32, now_ns: u64) -> FlowState {
     state
 }
 
-fn resident_bytes() -> Result<u64> {
+/// A figure of this process's memory (proc_pid_status(5)).
+fn process_bytes(name: &str) -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status").context("cannot read /proc")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let line = status.lines().find(|line| line.starts_with(name));
     let kib: u64 = line
         .and_then(|line| line.split_whitespace().nth(1))
         .and_then(|figure| figure.parse().ok())
-        .context("/proc/self/status has no VmRSS")?;
+        .with_context(|| format!("/proc/self/status has no {name}"))?;
     Ok(kib << 10)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus, Stdio},
@@ -90,15 +90,17 @@ impl Daemon {
     pub fn await_notification(&mut self, wanted: &str) {
         let mut buffer = [0u8; 4096];
         loop {
-            let len = self
-                .notifications
-                .recv(&mut buffer)
-                .unwrap_or_else(|error| {
+            let len = match self.notifications.recv(&mut buffer) {
+                Ok(len) => len,
+                // The machine was stopped for a moment (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
                     let _ = self.child.kill();
                     let mut said = String::new();
                     let _ = self.stderr.read_to_string(&mut said);
                     panic!("no {wanted} from the daemon: {error}\n{said}");
-                });
+                }
+            };
             if String::from_utf8_lossy(&buffer[..len]).contains(wanted) {
                 return;
             }

@@ -39,7 +39,7 @@ use crate::config::{Config, KernelLog};
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lastmile-ebpf"));
 
-/// Bytes of the ring buffer: 5,900 reports, what as many flows say in one interval while the
+/// Bytes of the ring buffer: 5,700 reports, what as many flows say in one interval while the
 /// daemon does something else.
 const REPORT_BYTES: u32 = 8 << 20;
 

@@ -45,12 +45,13 @@ fn take(ring: &mut RingBuf<MapData>, each: &mut impl FnMut(Report)) -> usize {
         let Some(item) = ring.next() else {
             return taken;
         };
-        // SAFETY, of both: the length was checked, any bytes are a valid value, and the read does
-        // not ask for more than the ring buffer's 8-byte alignment.
         if item.len() == size_of::<FlowState>() {
+            // SAFETY: the length was checked, any bytes are a valid value, and the read asks for no
+            // alignment.
             let state = unsafe { item.as_ptr().cast::<FlowState>().read_unaligned() };
             each(Report::Flow(Box::new(state)));
         } else if item.len() == size_of::<ChunkReport>() {
+            // SAFETY: as above.
             let chunk = unsafe { item.as_ptr().cast::<ChunkReport>().read_unaligned() };
             each(Report::Chunk(Box::new(chunk)));
         }
