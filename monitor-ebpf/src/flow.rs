@@ -390,8 +390,8 @@ const ELEMENT_BEFORE: usize = 48 + size_of::<FlowKey>();
 
 /// Everything known about one flow.
 ///
-/// In the kernel's map it begins [`ELEMENT_BEFORE`] bytes after a multiple of a cache line, so that
-/// the halves begin with one.
+/// In the kernel's map it begins 88 bytes (`ELEMENT_BEFORE`) after the beginning of a cache line, so
+/// that the halves begin with one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowState {
