@@ -21,6 +21,10 @@ use crate::verdict::degraded::{Comparison, Raw, Signs, benjamini_hochberg};
 use crate::verdict::standing::{Judged, Standings, Track};
 use crate::verdict::{Client, RiskGroups, Vote, Window};
 
+/// A download has no chunks: so much of it counts as one. Hardly any chunk of a video is larger, so
+/// that of video the chunks count.
+const DOWNLOAD_CHUNK_BYTES: u64 = 4 << 20;
+
 /// Which prefixes moved to another way.
 pub trait Moves {
     /// In this window or shortly before.
@@ -270,7 +274,9 @@ fn judged_client(
         track,
         signs,
         comparison,
-        chunks: to_client.chunks(),
+        chunks: to_client
+            .chunks()
+            .max(to_client.acked_bytes / DOWNLOAD_CHUNK_BYTES),
         observations: totals.observations,
         rwnd_limited_share: to_client.rwnd_limited_segments as f64
             / to_client.segments.max(1) as f64,
