@@ -1,10 +1,11 @@
 //! The log, written on a thread of its own: a destination that takes nothing, such as a stopped
 //! journald, a stuck disk or a reader that sleeps, holds up its writer and nobody else.
 
+use std::io;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tokio::sync::Notify;
@@ -20,6 +21,9 @@ const MAX_WAITING_BYTES: usize = 16 << 20;
 
 /// What the end waits for a destination that takes nothing. systemd kills after 90 s.
 const PATIENCE_AT_THE_END: Duration = Duration::from_secs(5);
+
+/// A thread that writes for so long is held up by its destination.
+const PATIENCE_WITH_A_WRITE: Duration = Duration::from_secs(2);
 
 /// The log's thread, seen from the daemon.
 #[derive(Debug)]
@@ -43,6 +47,10 @@ struct State {
     reopen: bool,
     /// Where it goes from now on.
     redirect: Option<JsonLines>,
+    /// Since when the thread writes.
+    writes_since: Option<Instant>,
+    /// How often another thread took the place of one that was held up.
+    replacements: u64,
     end: bool,
     /// The thread has written all it was given, as far as that was possible.
     idle: bool,
@@ -68,10 +76,7 @@ impl Log {
         let lines = JsonLines::open(destination)?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || run(&theirs, lines))
-            .context("cannot start the log's thread")?;
+        start(move || run(&theirs, lines, 0)).context("cannot start the log's thread")?;
         Ok(Self { shared })
     }
 
@@ -94,8 +99,30 @@ impl Log {
         }
         // Else whoever waits for the end would not wait for these.
         state.idle = false;
+        self.replace_if_held_up(&mut state);
         self.shared.changed.notify_all();
         Ok(())
+    }
+
+    /// A thread that its destination holds up cannot be told of another one: there another thread
+    /// takes its place, and it brings what it could not write when it comes back.
+    fn replace_if_held_up(&self, state: &mut State) {
+        let held_up = state
+            .writes_since
+            .is_some_and(|since| since.elapsed() >= PATIENCE_WITH_A_WRITE);
+        let Some(to) = state.redirect.take_if(|_| held_up) else {
+            return;
+        };
+        state.replacements += 1;
+        (state.reopen, state.writes_since) = (false, None);
+        let (theirs, number) = (Arc::clone(&self.shared), state.replacements);
+        match start(move || run(&theirs, to, number)) {
+            Ok(()) => tracing::warn!(
+                "the log goes elsewhere from now on; its old destination holds up what was being written"
+            ),
+            // What waits is bounded, and what does not fit is counted.
+            Err(error) => tracing::error!("cannot start a thread for the log: {error}"),
+        }
     }
 
     /// Notified once nobody reads standard output any more.
@@ -111,7 +138,10 @@ impl Log {
 
     /// From now on it goes there, with all that waits.
     pub fn redirect(&self, to: JsonLines) {
-        self.shared.lock().redirect = Some(to);
+        let mut state = self.shared.lock();
+        // It was opened just now.
+        (state.redirect, state.reopen) = (Some(to), false);
+        self.replace_if_held_up(&mut state);
         self.shared.changed.notify_all();
     }
 
@@ -141,9 +171,16 @@ impl Log {
     }
 }
 
-/// The thread: takes what waits, writes it, says when that begins and ceases to fail.
-fn run(shared: &Shared, mut lines: JsonLines) {
+fn start(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name("log".to_owned());
+    thread.spawn(work).map(drop)
+}
+
+/// The thread: takes what waits, writes it, says when that begins and ceases to fail. It ends with
+/// the log, or when another one has taken its place.
+fn run(shared: &Shared, mut lines: JsonLines, number: u64) {
     let mut failing = false;
+    let mut failed_before = 0;
     loop {
         let mut state = shared.lock();
         while state.waiting.is_empty() && !state.reopen && state.redirect.is_none() && !state.end {
@@ -158,6 +195,7 @@ fn run(shared: &Shared, mut lines: JsonLines) {
         let taken = mem::take(&mut state.waiting);
         let (reopen, end) = (mem::take(&mut state.reopen), state.end);
         let redirect = state.redirect.take();
+        state.writes_since = Some(Instant::now());
         drop(state);
 
         if let Some(to) = redirect {
@@ -169,7 +207,17 @@ fn run(shared: &Shared, mut lines: JsonLines) {
         let result = lines.write_lines(&taken);
         let mut state = shared.lock();
         state.dropped_lines += lines.take_dropped_lines();
-        state.failed_writes = lines.failed_writes();
+        state.failed_writes += lines.failed_writes() - failed_before;
+        failed_before = lines.failed_writes();
+        if state.replacements != number {
+            // What it holds is older than all that waits.
+            let newer = mem::replace(&mut state.waiting, lines.into_pending());
+            state.waiting.extend_from_slice(&newer);
+            state.idle = false;
+            shared.changed.notify_all();
+            return;
+        }
+        state.writes_since = None;
         match result {
             Ok(()) if mem::take(&mut failing) => tracing::info!("the log is written again"),
             Ok(()) => {}
@@ -184,6 +232,12 @@ fn run(shared: &Shared, mut lines: JsonLines) {
             }
         }
         if state.closed || (end && state.waiting.is_empty()) {
+            let lost = lines.pending_bytes();
+            if lost > 0 && !state.closed {
+                tracing::error!(
+                    "the log ends, and {lost} bytes that its destination refused are lost"
+                );
+            }
             state.idle = true;
             shared.changed.notify_all();
             return;
@@ -268,6 +322,51 @@ mod tests {
             .collect();
         assert_eq!(hosts, ["a", "b", "c"].map(|host| Some(host.to_owned())));
         assert_eq!(log.losses().0, 0);
+    }
+
+    #[test]
+    fn a_destination_that_holds_its_writer_up_can_be_left() {
+        let pipe = Pipe::new("left");
+        let mut reader = pipe.reader();
+        let there = std::env::temp_dir().join(format!("lastmile-left-for-{}", std::process::id()));
+        let log = Log::open(&Destination::File(pipe.0.clone())).expect("opens");
+        // More than the pipe holds.
+        let long = record(&"h".repeat(1 << 20));
+        log.write(std::slice::from_ref(&long)).expect("never fails");
+        let mut first = vec![0; serde_json::to_vec(&long).expect("serializes").len() + 1];
+        // The thread has begun.
+        reader
+            .read_exact(&mut first[..1])
+            .expect("the pipe is read");
+        let to = JsonLines::open(&Destination::File(there.clone())).expect("opens");
+        log.redirect(to);
+        let text = loop {
+            log.write(&[record("next")]).expect("never fails");
+            let text = std::fs::read_to_string(&there).expect("readable");
+            if !text.is_empty() {
+                break text;
+            }
+            thread::sleep(PATIENCE_WITH_A_WRITE / 10);
+        };
+        assert!(text.contains("next"), "{text}");
+        // A reader that wakes up after all gets the line that was begun.
+        reader
+            .read_exact(&mut first[1..])
+            .expect("the pipe is read");
+        assert!(first.ends_with(b"}\n"));
+        log.finish();
+        let _ = std::fs::remove_file(&there);
+        assert_eq!(log.losses(), (0, 0));
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_said_and_not_waited_for() {
+        let pipe = Pipe::new("unread");
+        let error = Log::open(&Destination::File(pipe.0.clone())).expect_err("nobody reads");
+        assert!(
+            error.to_string().contains("nobody reads this pipe"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Record;
@@ -167,10 +168,20 @@ impl JsonLines {
                     (None, Output::File(_)) => "standard output".to_owned(),
                 },
                 source,
-                pending_bytes: self.pending.len() - self.sent,
+                pending_bytes: self.pending_bytes(),
                 dropped_lines: self.dropped_lines,
             }
         })
+    }
+
+    /// Whole lines that nobody took; a line that was cut is whole again.
+    pub fn into_pending(self) -> Vec<u8> {
+        self.pending
+    }
+
+    /// Bytes that nobody took.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.len() - self.sent
     }
 
     /// Lines that were dropped because too much was pending, since the start.
@@ -244,7 +255,7 @@ fn stdout() -> Result<File, OpenError> {
 /// process left a line that it could not complete.
 fn append(path: &Path) -> Result<(File, Vec<u8>), OpenError> {
     let open = || -> io::Result<(File, Vec<u8>)> {
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = open_now(path)?;
         if !file.metadata()?.is_file() || file.seek(SeekFrom::End(0))? == 0 {
             return Ok((file, Vec::new()));
         }
@@ -263,6 +274,26 @@ fn append(path: &Path) -> Result<(File, Vec<u8>), OpenError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Opens `path` for appending; does not wait until somebody reads a pipe.
+fn open_now(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => io::Error::new(ErrorKind::NotConnected, "nobody reads this pipe"),
+            _ => error,
+        })?;
+    // Whoever writes to it may wait. SAFETY: a descriptor that is open; flags are plain numbers.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) };
+    if result == 0 {
+        Ok(file)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]
