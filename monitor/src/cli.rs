@@ -190,17 +190,19 @@ impl Cli {
                 crate::check::run(&config, file.as_deref())
             }
             Command::Detach(ConfigFile { config }) => {
-                // Whoever stops a daemon whose configuration is wrong by now wants it gone.
-                let config = match Config::find(config.as_deref()) {
-                    Ok((config, _)) => config,
-                    Err(error) => {
-                        eprintln!("lastmile: {error:#}");
-                        eprintln!("lastmile: looking where nothing is configured");
-                        Config::default()
+                let wrong = match Config::find(config.as_deref()) {
+                    Ok((config, _)) => {
+                        println!("{}", crate::daemon::detach(&config)?);
+                        return Ok(());
                     }
+                    Err(error) => error,
                 };
-                println!("{}", crate::daemon::detach(&config)?);
-                Ok(())
+                // Whoever stops a daemon whose configuration is wrong by now wants it gone.
+                match crate::daemon::detach_at_default() {
+                    Ok(done) => eprintln!("lastmile: {done}"),
+                    Err(error) => eprintln!("lastmile: {error:#}"),
+                }
+                Err(wrong.into())
             }
             Command::Replay {
                 config: ConfigFile { config },

@@ -20,7 +20,7 @@ use lastmile::capture::live::{Hook, Live};
 use lastmile_lab::netns;
 use support::{
     bpf_folder::BpfFolder,
-    daemon::{Daemon, Folder, config, flows, lines},
+    daemon::{Daemon, Folder, config, last_records, lines},
     net::{Internet, PORT, TcpInfo, ip},
     tun::Tunnel,
 };
@@ -66,7 +66,7 @@ fn a_device_is_watched_within_a_second_of_its_coming_whatever_its_name_becomes()
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
     let lines = lines(&log);
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     assert_eq!(known[0]["to_client"]["segments"], socket.data_segs_out);
 }
 
@@ -75,12 +75,56 @@ fn what_goes_through_a_tunnel_is_measured() {
     if !support::root_or_skip("network namespaces and BPF programs") {
         return;
     }
-    let folder = Folder::new("devices-tunnel");
-    let log = folder.file("log.jsonl");
     let internet = Internet::new(None, None);
     let _tunnel = Tunnel::new(&internet);
-    let through = config(&log).replace("eth*", "tun*");
-    let mut daemon = Daemon::start(&internet, &folder, &through);
+    assert_measured(&internet, "tun0");
+}
+
+#[test]
+fn what_goes_through_an_ip_tunnel_is_measured() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let internet = Internet::new(None, None);
+    let (server, client) = (&internet.server, &internet.client);
+    let mut measured = Vec::new();
+    for kind in ["ipip", "gre"] {
+        let device = format!("{kind}7");
+        let add = |host: &str, ends: [&str; 2]| {
+            Command::new("ip")
+                .args(["-n", host, "link", "add", &device, "type", kind])
+                .args(["local", ends[0], "remote", ends[1]])
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        if !add(server, ["192.0.2.1", "198.51.100.1"]) {
+            continue;
+        }
+        assert!(add(client, ["198.51.100.1", "192.0.2.1"]));
+        for (number, host) in [(1, server), (2, client)] {
+            ip(&format!(
+                "-n {host} address add 10.7.0.{number}/24 dev {device}"
+            ));
+            ip(&format!("-n {host} link set {device} up"));
+        }
+        assert_measured(&internet, &device);
+        ip(&format!("-n {server} link del {device}"));
+        ip(&format!("-n {client} link del {device}"));
+        measured.push(kind);
+    }
+    println!("{measured:?}");
+    if measured.is_empty() {
+        println!("SKIPPED: this kernel has no such tunnels");
+    }
+}
+
+/// A download from the server's 10.7.0.1 is measured at `device`, as its socket says.
+#[track_caller]
+fn assert_measured(internet: &Internet, device: &str) {
+    let folder = Folder::new(&format!("devices-{device}"));
+    let log = folder.file("log.jsonl");
+    let through = config(&log).replace("eth*", device);
+    let mut daemon = Daemon::start(internet, &folder, &through);
     let (ready, listening) = mpsc::channel();
     let server = internet.on(&internet.server, move || {
         let listener = TcpListener::bind(("10.7.0.1", PORT)).expect("the port is free");
@@ -104,9 +148,9 @@ fn what_goes_through_a_tunnel_is_measured() {
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
     let lines = lines(&log);
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     assert_eq!(known.len(), 1);
-    assert_eq!(known[0]["interface"], "tun0");
+    assert_eq!(known[0]["interface"], device);
     let to_client = &known[0]["to_client"];
     assert_eq!(to_client["segments"], socket.data_segs_out);
     assert_eq!(to_client["retransmitted_segments"], socket.total_retrans);
@@ -240,7 +284,7 @@ fn somebody_elses_programs_before_and_after_ours_keep_working() {
         assert!(daemon.wait().success(), "a clean end");
         let lines = lines(&log);
         // What was kept over the restart is told of again.
-        let flow = flows(&lines, "update")
+        let flow = last_records(&lines)
             .into_iter()
             .find(|flow| told.insert(flow["flow_id"].to_string()))
             .expect("a flow that is new");
@@ -255,4 +299,95 @@ fn somebody_elses_programs_before_and_after_ours_keep_working() {
     for (other, before) in others.iter().zip(before) {
         assert!(other.packets() > before);
     }
+}
+
+#[test]
+fn filters_of_other_kinds_are_in_nobodys_way() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices-kinds");
+    let log = folder.file("log.jsonl");
+    let bpf = BpfFolder::new(&folder);
+    let internet = Internet::new(None, None);
+    let server = &internet.server;
+    // One that is watched, and one that is not.
+    ip(&format!(
+        "-n {server} link add wan7 type veth peer name other7"
+    ));
+    let tc = |arguments: &str| support::net::run("tc", &format!("-n {server} {arguments}"));
+    let mut kinds = Vec::new();
+    for device in ["eth0", "wan7"] {
+        tc(&format!("qdisc add dev {device} clsact"));
+        for kind in [
+            "u32 match u32 0 0 action ok",
+            "flower src_mac 02:00:00:00:00:01/ff:ff:ff:00:00:ff action ok",
+            "matchall action ok",
+        ] {
+            let added = Command::new("tc")
+                .args(["-n", server, "filter", "add", "dev", device, "ingress"])
+                .args(["protocol", "all"])
+                .args(kind.split(' '))
+                .output()
+                .expect("tc runs");
+            if added.status.success() {
+                kinds.push(kind);
+            }
+        }
+    }
+    println!("{kinds:?}");
+    if kinds.is_empty() {
+        println!("SKIPPED: this kernel has no such filters");
+        return;
+    }
+    let asked = bpf.keep(&config(&log), 4_096);
+    for _ in 0..2 {
+        let mut daemon = Daemon::start(&internet, &folder, &asked);
+        assert_eq!(internet.programs_at("eth0"), [1, 1]);
+        daemon.signal(libc::SIGTERM);
+        assert!(daemon.wait().success(), "a clean end");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lastmile"));
+    command
+        .args(["detach", "--config"])
+        .arg(folder.file("lastmile.toml"));
+    let done = netns::join(internet.on(server, move || command.output()))
+        .expect("the namespace is there")
+        .expect("it runs");
+    assert!(done.status.success(), "{done:?}");
+    internet.await_no_programs("eth0");
+    assert_eq!(bpf.filters_noted(), 0);
+}
+
+#[test]
+fn a_qdisc_that_knows_no_egress_is_said_and_nothing_is_measured_wrongly() {
+    if !support::root_or_skip("network namespaces and BPF programs") {
+        return;
+    }
+    let folder = Folder::new("devices-ingress");
+    let log = folder.file("log.jsonl");
+    let internet = Internet::new(None, None);
+    let server = &internet.server;
+    ip(&format!(
+        "-n {server} link add eth7 type veth peer name other7"
+    ));
+    support::net::run("tc", &format!("-n {server} qdisc add dev eth7 ingress"));
+    let mut daemon = Daemon::spawn(&internet, &folder, &config(&log));
+    match Hook::of_this_kernel() {
+        Hook::Tcx => {
+            daemon.await_message("eth7: watched");
+            daemon.await_notification("READY=1");
+        }
+        Hook::Clsact => {
+            daemon.await_message("eth7: its ingress qdisc leaves no room for clsact");
+            daemon.await_notification("READY=1");
+            assert_eq!(internet.programs_at("eth7"), [0, 0]);
+            support::net::run("tc", &format!("-n {server} qdisc del dev eth7 ingress"));
+            support::net::run("tc", &format!("-n {server} qdisc add dev eth7 clsact"));
+            daemon.signal(libc::SIGHUP);
+            daemon.await_message("eth7: watched");
+        }
+    }
+    daemon.signal(libc::SIGTERM);
+    assert!(daemon.wait().success(), "a clean end");
 }

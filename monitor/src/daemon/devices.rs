@@ -5,12 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tokio::sync::Notify;
 
 use crate::{
-    capture::live::{Attachment, FILTER_HANDLE, Hook, Live, Standing, detach_filters},
-    netlink::{Netlink, Queue, choose},
+    capture::live::{Attachment, Hook, Live, Standing},
+    netlink::{Device, Netlink, Queue, choose},
     verdict::{LocalCounters, host::DeviceCounters},
 };
 
@@ -75,8 +75,8 @@ impl Devices {
             {
                 continue;
             }
-            let standing = self.standing(device.index).await?;
-            match live.attach(device, self.hook, &standing) {
+            let standing = self.standing(device).await;
+            match standing.and_then(|standing| live.attach(device, self.hook, &standing)) {
                 Ok(attachment) => {
                     tracing::info!("{}: watched", device.name);
                     let watched = Watched {
@@ -97,29 +97,42 @@ impl Devices {
         Ok(())
     }
 
+    /// Has [`Self::changed`] say so, and refused devices tried again.
+    pub fn look_again(&mut self) {
+        self.refused.clear();
+        self.netlink.changed().notify_one();
+    }
+
     /// Notified when a device came, went or changed.
     pub fn changed(&self) -> Arc<Notify> {
         self.netlink.changed()
     }
 
     /// Our filters that an earlier run left on a device.
-    async fn standing(&self, index: u32) -> Result<Vec<Standing>> {
+    async fn standing(&self, device: &Device) -> Result<Vec<Standing>> {
         if self.hook == Hook::Tcx {
             return Ok(Vec::new());
         }
-        let filters = self.netlink.filters(index, FILTER_HANDLE).await?;
-        let standing = |(egress, priority)| Standing { egress, priority };
-        Ok(filters.into_iter().map(standing).collect())
+        if self.netlink.has_ingress_qdisc(device.index).await? {
+            bail!(
+                "{}: its ingress qdisc leaves no room for clsact, which sees both directions: \
+                 `tc qdisc replace dev {} clsact` takes the same filters (so does Linux 6.6 and later \
+                 without it)",
+                device.name,
+                device.name
+            );
+        }
+        standing(&self.netlink, device).await
     }
 
     /// Removes what earlier runs left on other devices, and what they left in `live`'s folder.
     pub async fn forget_others(&self, live: &Live) -> Result<()> {
         let watched: BTreeSet<u32> = self.watched.keys().copied().collect();
         if self.hook == Hook::Clsact {
-            for device in self.netlink.devices().await? {
-                if !watched.contains(&device.index) {
-                    detach_filters(&device)?;
-                }
+            let mut others = self.netlink.devices().await?;
+            others.retain(|device| !watched.contains(&device.index));
+            for error in remove_filters(&self.netlink, &others).await.1 {
+                tracing::error!("{error:#}");
             }
         }
         live.forget_others(&watched)
@@ -179,4 +192,28 @@ impl Devices {
             .collect();
         LocalCounters { devices, window_us }
     }
+}
+
+async fn standing(netlink: &Netlink, device: &Device) -> Result<Vec<Standing>> {
+    let filters = netlink.filters(device.index).await?;
+    Ok(filters.iter().filter_map(Standing::of).collect())
+}
+
+/// Removes our filters from devices: how many, and what could not be done.
+pub async fn remove_filters(netlink: &Netlink, devices: &[Device]) -> (u64, Vec<anyhow::Error>) {
+    let (mut removed, mut failed) = (0, Vec::new());
+    for device in devices {
+        match standing(netlink, device).await {
+            Ok(filters) => {
+                for filter in filters {
+                    match filter.remove(device) {
+                        Ok(()) => removed += 1,
+                        Err(error) => failed.push(error),
+                    }
+                }
+            }
+            Err(error) => failed.push(error),
+        }
+    }
+    (removed, failed)
 }

@@ -23,7 +23,7 @@ mod service_manager;
 mod start;
 mod tally;
 
-pub use restart::detach;
+pub use restart::{detach, detach_at_default};
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 

@@ -35,6 +35,7 @@ impl Daemon {
                     self.ports = PortFeed::start(&new.ports, rules.interconnects());
                 }
                 self.config = config;
+                self.devices.look_again();
                 self.pipeline.reconfigure(&self.config);
                 // What they say is swapped in when it was read: a large dump takes a while.
                 self.feeds.reload(self.config.path.clone());

@@ -6,16 +6,19 @@
 //! no other window. What a flow did between the last judged window and the new start is in its
 //! own record, and in no window; so are the chunks of the earlier run in its records alone.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use monitor_ebpf::flow::FlowState;
 
-use super::{Daemon, clock::Now};
+use super::{Daemon, clock::Now, devices::remove_filters};
 use crate::{
     capture::{
         ChunkNews, Report,
-        live::{Live, Memory, Pins, detach_filters, is_bpf_file_system},
+        live::{Hook, InUse, Live, Memory, Pins, is_bpf_file_system},
     },
     config::{Config, DEFAULT_BPF_DIRECTORY},
     flow::Secret,
@@ -25,21 +28,20 @@ use crate::{
 /// Loads the programs, with the maps of an earlier run where there are such.
 pub fn load(config: &Config) -> Result<Live> {
     let options = config.into();
-    let default = Path::new(DEFAULT_BPF_DIRECTORY);
-    let pins = match &config.restart.bpf_directory {
-        Some(folder) => Some(Pins::open(folder)?),
-        None if is_bpf_file_system(default).unwrap_or(false) => match Pins::open(default) {
-            Ok(pins) => Some(pins),
-            Err(error) => {
-                tracing::warn!("{error:#}; nothing stays when this ends");
-                None
-            }
-        },
-        None => None,
-    };
-    match pins {
-        Some(pins) => Live::load_kept(&options, pins),
-        None => Live::load(&options),
+    match Pins::open(config.restart.bpf_directory.as_deref()) {
+        Ok(Some(pins)) => Live::load_kept(&options, pins),
+        Ok(None) => Live::load(&options),
+        // Without a folder of its own this would take the other one's filters away.
+        Err(error)
+            if config.restart.bpf_directory.is_some()
+                || error.is::<InUse>() && Hook::of_this_kernel() == Hook::Clsact =>
+        {
+            Err(error)
+        }
+        Err(error) => {
+            tracing::warn!("{error:#}; nothing stays when this ends");
+            Live::load(&options)
+        }
     }
 }
 
@@ -50,20 +52,12 @@ pub fn load(config: &Config) -> Result<Live> {
 /// # Errors
 /// When a daemon is running, or something cannot be removed; everything else is gone then.
 pub fn detach(config: &Config) -> Result<String> {
-    let default = Path::new(DEFAULT_BPF_DIRECTORY);
-    let folder = match &config.restart.bpf_directory {
-        Some(folder) => Some(folder.as_path()),
-        None => is_bpf_file_system(default)
-            .unwrap_or(false)
-            .then_some(default),
+    let Some(pins) = Pins::open(config.restart.bpf_directory.as_deref())? else {
+        let (filters, failed) = detach_here(|_| true)?;
+        return done(format!("{filters} filters removed"), &failed);
     };
-    let Some(folder) = folder else {
-        let filters = detach_here(|_| true)?;
-        return Ok(format!("{filters} filters removed"));
-    };
-    let pins = Pins::open(folder)?;
     let here = namespace::current()?;
-    let (mut filters, mut failed) = (0, Vec::new());
+    let (mut filters, mut failed, mut clean) = (0, Vec::new(), BTreeSet::new());
     for (number, devices) in pins.filters_noted()? {
         let noted = |device: &Device| devices.contains(&device.index);
         let removed = if number == here {
@@ -72,33 +66,59 @@ pub fn detach(config: &Config) -> Result<String> {
             namespace::within(number, || detach_here(noted))
         };
         match removed {
-            Ok(Some(removed)) => filters += removed,
-            Ok(None) => failed.push(format!(
-                "no network namespace in /run/netns has the number {number}: if it is still there, \
-                 so are filters, which go with its devices, or with the next run in it"
+            Ok(Some((removed, errors))) => {
+                filters += removed;
+                if errors.is_empty() {
+                    clean.insert(number);
+                }
+                failed.extend(errors);
+            }
+            Ok(None) => failed.push(anyhow!(
+                "no network namespace that can be found has the number {number}: if it is still \
+                 there, so are filters, which go with its devices, or with the next run in it"
             )),
-            Err(error) => failed.push(format!("{error:#}")),
+            Err(error) => failed.push(error),
         }
     }
-    let links = pins.remove()?;
-    let done = format!("{links} links and {filters} filters removed");
-    if failed.is_empty() {
-        Ok(done)
+    let links = pins.remove(&clean)?;
+    done(
+        format!("{links} links and {filters} filters removed"),
+        &failed,
+    )
+}
+
+/// Does the same where nobody can say what is configured, if there is anything at the usual place.
+///
+/// # Errors
+/// As [`detach`].
+pub fn detach_at_default() -> Result<String> {
+    if is_bpf_file_system(Path::new(DEFAULT_BPF_DIRECTORY)).unwrap_or(false) {
+        detach(&Config::default())
     } else {
-        bail!("{done}, but {}", failed.join("; "))
+        Ok("nothing is at the usual place".to_owned())
     }
 }
 
-/// Removes our filters from those devices of this thread's network namespace.
-fn detach_here(wanted: impl Fn(&Device) -> bool) -> Result<u64> {
+fn done(what: String, failed: &[anyhow::Error]) -> Result<String> {
+    if failed.is_empty() {
+        return Ok(what);
+    }
+    let failed: Vec<_> = failed.iter().map(|error| format!("{error:#}")).collect();
+    bail!("{what}, but {}", failed.join("; "))
+}
+
+/// Removes our filters from those devices of this thread's network namespace: how many, and what
+/// could not be done.
+fn detach_here(wanted: impl Fn(&Device) -> bool) -> Result<(u64, Vec<anyhow::Error>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start an event loop")?;
     runtime.block_on(async {
-        let devices = Netlink::open()?.devices().await?;
-        let wanted = devices.iter().filter(|&device| wanted(device));
-        wanted.map(detach_filters).sum::<Result<u64>>()
+        let netlink = Netlink::open()?;
+        let mut devices = netlink.devices().await?;
+        devices.retain(|device| wanted(device));
+        Ok(remove_filters(&netlink, &devices).await)
     })
 }
 

@@ -14,7 +14,7 @@ use rtnetlink::{
     packet_route::{
         link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
         route::{RouteAttribute, RouteMessage, RouteType},
-        tc::{TcAttribute, TcHandle, TcStats2},
+        tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption, TcStats2},
     },
 };
 
@@ -204,10 +204,19 @@ impl Netlink {
     }
 }
 
+/// A BPF filter of a device's clsact qdisc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub egress: bool,
+    pub priority: u16,
+    pub handle: u32,
+    /// Its program's.
+    pub name: String,
+}
+
 impl Netlink {
-    /// Priorities of the filters with this handle in the clsact qdisc of a device, each with
-    /// whether it is the egress side's.
-    pub async fn filters(&self, index: u32, handle: u16) -> Result<Vec<(bool, u16)>> {
+    /// The BPF filters of a device's clsact qdisc; other people's filters may be of any kind.
+    pub async fn filters(&self, index: u32) -> Result<Vec<Filter>> {
         let mut found = Vec::new();
         let index = i32::try_from(index).context("a device's number is below 2^31")?;
         for egress in [false, true] {
@@ -223,18 +232,47 @@ impl Netlink {
                 .await
                 .context("cannot list the filters of a network device")?
             {
-                let is_bpf = filter
-                    .attributes
-                    .iter()
-                    .any(|attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "bpf"));
-                if is_bpf && u32::from(filter.header.handle) == u32::from(handle) {
-                    let priority = (filter.header.info >> 16) as u16;
-                    found.push((egress, priority));
+                if let Some(name) = program_name(&filter.attributes) {
+                    found.push(Filter {
+                        egress,
+                        priority: (filter.header.info >> 16) as u16,
+                        handle: filter.header.handle.into(),
+                        name: name.to_owned(),
+                    });
                 }
             }
         }
         Ok(found)
     }
+
+    /// Whether a device has the qdisc of before clsact, which knows no egress: what is attached there
+    /// sees what comes in.
+    pub async fn has_ingress_qdisc(&self, index: u32) -> Result<bool> {
+        let mut qdiscs = self.handle.qdisc().get().execute().boxed();
+        let mut found = false;
+        while let Some(qdisc) = qdiscs
+            .try_next()
+            .await
+            .context("cannot list the queueing disciplines")?
+        {
+            let is_old = |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "ingress");
+            found |= u32::try_from(qdisc.header.index) == Ok(index)
+                && qdisc.attributes.iter().any(is_old);
+        }
+        Ok(found)
+    }
+}
+
+/// That of a BPF filter.
+fn program_name(attributes: &[TcAttribute]) -> Option<&str> {
+    let options = attributes.iter().filter_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    options.flatten().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.as_str()),
+        _ => None,
+    })
 }
 
 fn kind(link: &LinkMessage) -> Option<&InfoKind> {

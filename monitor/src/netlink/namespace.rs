@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 /// Where namespaces that have names are (`ip netns`, `NetworkNamespacePath=`).
 const NAMED: &str = "/run/netns";
-/// The one that the host's own services are in.
-const FIRST: &str = "/proc/1/ns/net";
+const PROCESSES: &str = "/proc";
 
 /// The inode number of this thread's network namespace, which no other one has while it lives.
 ///
@@ -22,8 +21,8 @@ pub fn current() -> Result<u64> {
     Ok(metadata.ino())
 }
 
-/// Does `work` in the namespace with this inode number, in a thread of its own. `None`: neither one
-/// with a name in `/run/netns` has it nor the host's first one.
+/// Does `work` in the namespace with this inode number, in a thread of its own. `None`: none with a
+/// name in `/run/netns` has it, nor that of a process which this one may look at.
 ///
 /// # Errors
 /// Those of `work`, and when the namespace cannot be entered, which needs CAP_SYS_ADMIN.
@@ -46,12 +45,17 @@ pub fn within<T: Send>(number: u64, work: impl FnOnce() -> Result<T> + Send) -> 
 }
 
 fn found(number: u64) -> Option<File> {
-    let named = fs::read_dir(NAMED).into_iter().flatten().flatten();
-    let paths = named.map(|entry| entry.path()).chain([FIRST.into()]);
-    paths.filter_map(|path| File::open(path).ok()).find(|file| {
-        file.metadata()
-            .is_ok_and(|metadata| metadata.ino() == number)
-    })
+    let below = |folder| fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = below(NAMED).map(|entry| entry.path());
+    // Others last as long as a process that is in them.
+    let of_processes = below(PROCESSES).map(|entry| entry.path().join("ns/net"));
+    named
+        .chain(of_processes)
+        .filter_map(|path| File::open(path).ok())
+        .find(|file| {
+            file.metadata()
+                .is_ok_and(|metadata| metadata.ino() == number)
+        })
 }
 
 #[cfg(test)]

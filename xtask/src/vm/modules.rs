@@ -15,7 +15,7 @@ use crate::{process::output_of, programs::FoundProgram};
 
 /// What the lab and the tests use, where it is not built into the kernel, with parameters: some
 /// would make devices that nobody asked for.
-const WANTED: [&str; 29] = [
+const WANTED: [&str; 34] = [
     // The ways out of the machine, needed first.
     "virtio_pci",
     "virtio_console",
@@ -28,6 +28,8 @@ const WANTED: [&str; 29] = [
     "bridge",
     "bonding max_bonds=0",
     "tun",
+    "ipip",
+    "ip_gre",
     "ppp_generic",
     "pppoe",
     "mpls_router",
@@ -45,6 +47,9 @@ const WANTED: [&str; 29] = [
     "sch_ingress",
     "cls_bpf",
     "cls_u32",
+    "cls_flower",
+    "cls_matchall",
+    "act_gact",
     "act_police",
     "act_mirred",
     // Congestion control.

@@ -9,23 +9,24 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
 };
 
-use super::load::{LOG_PROGRAMS, Live, PROGRAMS, Program};
-use crate::netlink::{Device, LinkType};
+use super::load::{LOG_PROGRAMS, Live, PROGRAMS};
+use crate::netlink::{Device, Filter, LinkType};
 
 /// First of all filters: one before us that ends the chain would hide packets from us. Where
 /// this priority belongs to another kind of filter, the kernel chooses one.
 const CLSACT_PRIORITY: u16 = 1;
 /// Marks our filter among others of the same priority: "lm".
-pub const FILTER_HANDLE: u16 = 0x6c6d;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, FILTER_HANDLE);
+const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 0x6c6d);
 const CLSACT_LOG_HANDLE: TcHandle = TcHandle::new(0, 0x6c6e);
+/// What the names of all our programs begin with.
+const NAME: &str = "lastmile";
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +53,75 @@ impl Hook {
 /// A filter of ours that the clsact qdisc of a device has already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    pub egress: bool,
-    pub priority: u16,
+    egress: bool,
+    priority: u16,
+    handle: TcHandle,
+}
+
+impl Standing {
+    /// `None`: somebody else's.
+    pub fn of(filter: &Filter) -> Option<Self> {
+        let handle = [CLSACT_HANDLE, CLSACT_LOG_HANDLE]
+            .into_iter()
+            .find(|&handle| u32::from(handle) == filter.handle)?;
+        filter.name.starts_with(NAME).then_some(Self {
+            egress: filter.egress,
+            priority: filter.priority,
+            handle,
+        })
+    }
+
+    fn measures(&self) -> bool {
+        self.handle == CLSACT_HANDLE
+    }
+
+    fn link(&self, device: &Device) -> io::Result<SchedClassifierLink> {
+        SchedClassifierLink::attached(
+            &device.name,
+            direction(self.egress),
+            self.priority,
+            self.handle,
+            None,
+        )
+    }
+
+    /// Removes the filter, which would see every packet a second time.
+    ///
+    /// # Errors
+    /// When the kernel refuses; that it or its device has gone is none.
+    pub fn remove(&self, device: &Device) -> Result<()> {
+        let is_gone = |error: &io::Error| {
+            matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)
+            )
+        };
+        let removed = match self.link(device) {
+            Ok(link) => link.detach(),
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        match removed {
+            Ok(()) => {
+                tracing::info!(
+                    "{}: removed a filter that an earlier run had left at {}",
+                    device.name,
+                    if self.egress { "egress" } else { "ingress" }
+                );
+                Ok(())
+            }
+            Err(ProgramError::TcError(TcError::NetlinkError(error)))
+                if is_gone(&io::Error::from_raw_os_error(
+                    error.raw_os_error().unwrap_or(0),
+                )) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error).with_context(|| {
+                format!("cannot remove what an earlier run left on {}", device.name)
+            }),
+        }
+    }
 }
 
 /// Both programs on one device; dropping it takes off what is not kept.
@@ -117,10 +185,18 @@ impl Live {
                 device.name
             ),
         };
+        // One filter at each side is replaced where anything is kept, and no other stays.
+        let mut replaced: Vec<&Standing> = Vec::new();
+        for filter in standing {
+            let is_first = |of: &&Standing| of.egress != filter.egress;
+            if self.pins.is_some() && filter.measures() && replaced.iter().all(is_first) {
+                replaced.push(filter);
+            } else {
+                filter.remove(device)?;
+            }
+        }
         if hook == Hook::Clsact {
             add_clsact(device)?;
-            let pinned = self.pins.is_some();
-            remove_filters(device, |program| !pinned && program.raw_ip == raw_ip)?;
         }
         let mut attachment = Attachment {
             _links: Vec::new(),
@@ -130,14 +206,20 @@ impl Live {
         if let (Hook::Clsact, Some(pins)) = (hook, &self.pins) {
             attachment.note = Some(pins.note_filters(device.index)?);
         }
-        match self.attach_all(device, hook, raw_ip, standing, &mut attachment) {
-            Ok(()) => Ok(attachment),
-            Err(error) => {
-                // One direction alone would say wrong things.
-                attachment.detach()?;
-                Err(error)
-            }
+        let Err(error) = self.attach_all(device, hook, raw_ip, &replaced, &mut attachment) else {
+            return Ok(attachment);
+        };
+        // One direction alone would say wrong things.
+        let detached = attachment.detach();
+        let removed = replaced.iter().map(|filter| filter.remove(device));
+        for also in [detached]
+            .into_iter()
+            .chain(removed)
+            .filter_map(Result::err)
+        {
+            tracing::error!("{also:#}");
         }
+        Err(error)
     }
 
     fn attach_all(
@@ -145,7 +227,7 @@ impl Live {
         device: &Device,
         hook: Hook,
         raw_ip: bool,
-        standing: &[Standing],
+        standing: &[&Standing],
         attachment: &mut Attachment,
     ) -> Result<()> {
         for wanted in PROGRAMS.iter().filter(|program| program.raw_ip == raw_ip) {
@@ -230,28 +312,13 @@ fn attach_in_place(
     program: &mut SchedClassifier,
     device: &Device,
     direction: TcAttachType,
-    standing: Option<&Standing>,
+    standing: Option<&&Standing>,
 ) -> Result<SchedClassifierLink> {
     let Some(standing) = standing else {
         return attach(program, device, direction, Hook::Clsact, CLSACT_HANDLE);
     };
-    let there = SchedClassifierLink::attached(
-        &device.name,
-        direction,
-        standing.priority,
-        CLSACT_HANDLE,
-        None,
-    )?;
-    let id = program.attach_to_link(there)?;
+    let id = program.attach_to_link(standing.link(device)?)?;
     Ok(program.take_link(id)?)
-}
-
-/// Removes every filter of ours from a device.
-///
-/// # Errors
-/// When they cannot be listed or removed.
-pub fn detach_filters(device: &Device) -> Result<u64> {
-    remove_filters(device, |_| true)
 }
 
 fn direction(egress: bool) -> TcAttachType {
@@ -309,39 +376,4 @@ fn add_clsact(device: &Device) -> Result<()> {
             Err(error).with_context(|| format!("cannot add a clsact qdisc to {}", device.name))
         }
     }
-}
-
-/// Removes filters that a killed daemon left and that would see every packet a second time: those
-/// that log, and of those that measure the `wanted` ones.
-fn remove_filters(device: &Device, wanted: impl Fn(&Program) -> bool) -> Result<u64> {
-    let mut removed = 0;
-    let ours = PROGRAMS
-        .into_iter()
-        .filter(wanted)
-        .map(|program| (program.name, program.egress));
-    let logging = LOG_PROGRAMS.map(|name| [(name, false), (name, true)]);
-    for (name, egress) in ours.chain(logging.into_iter().flatten()) {
-        match tc::qdisc_detach_program(&device.name, direction(egress), name) {
-            Ok(()) => {
-                removed += 1;
-                tracing::info!(
-                    "{}: removed {name}, which an earlier run had left",
-                    device.name
-                );
-            }
-            // There is none of that name, or no device any more.
-            Err(TcError::IoError(error))
-                if error.kind() == io::ErrorKind::NotFound
-                    || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {}
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "cannot look for filters an earlier run left on {}",
-                        device.name
-                    )
-                });
-            }
-        }
-    }
-    Ok(removed)
 }

@@ -4,6 +4,7 @@
 //! FOLDER/maps-HASH/NAME    the maps of one layout, and MEMORY
 //! FOLDER/links/NAMESPACE-INDEX-in|out    one link for each hook, whatever the layout
 //! FOLDER/filters/NAMESPACE-INDEX    before 6.6, a device with filters instead: no more than its name
+//! FOLDER/filters-elsewhere/NAMESPACE-INDEX    the same, of filters that count into other maps by now
 //! ```
 //!
 //! A hook has one link (or, before 6.6, one filter), and a new daemon swaps its program for its
@@ -22,13 +23,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::maps::MapInfo;
 
-use crate::netlink::namespace;
+use crate::{config::DEFAULT_BPF_DIRECTORY, netlink::namespace};
 
 /// `statfs` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 const LINKS: &str = "links";
 const FILTERS: &str = "filters";
+const ELSEWHERE: &str = "filters-elsewhere";
 const MAPS: &str = "maps-";
 
 /// Raise it when a field of [`Memory`] changes.
@@ -74,12 +76,26 @@ pub struct Pins {
     _lock: File,
 }
 
+/// The folder is another process's.
+#[derive(Debug, thiserror::Error)]
+#[error("another lastmile uses {}", .0.display())]
+pub struct InUse(PathBuf);
+
 impl Pins {
-    /// Takes the folder.
+    /// Takes the folder, or where none is configured the usual one, if that is there.
     ///
     /// # Errors
-    /// When it is on no BPF file system, cannot be written, or another daemon has it.
-    pub fn open(folder: &Path) -> Result<Self> {
+    /// When it is on no BPF file system, cannot be written, or another daemon has it ([`InUse`]).
+    pub fn open(configured: Option<&Path>) -> Result<Option<Self>> {
+        let usual = Path::new(DEFAULT_BPF_DIRECTORY);
+        match configured {
+            Some(folder) => Self::take(folder).map(Some),
+            None if is_bpf_file_system(usual).unwrap_or(false) => Self::take(usual).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn take(folder: &Path) -> Result<Self> {
         if !is_bpf_file_system(folder)
             .with_context(|| format!("restart.bpf_directory: {}", folder.display()))?
         {
@@ -95,7 +111,7 @@ impl Pins {
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::WouldBlock {
-                bail!("another lastmile uses {}", folder.display());
+                return Err(InUse(folder.to_owned()).into());
             }
             return Err(error).with_context(|| format!("cannot lock {}", folder.display()));
         }
@@ -112,18 +128,15 @@ impl Pins {
     /// that each is held to what it should be here.
     pub(super) fn use_layout(&mut self, expected: &BTreeMap<String, Expected>) -> Result<()> {
         self.maps = self.folder.join(format!("{MAPS}{:016x}", hash(expected)));
-        for folder in [
-            &self.maps,
-            &self.folder.join(LINKS),
-            &self.folder.join(FILTERS),
-        ] {
-            make_folder(folder)?;
+        make_folder(&self.maps)?;
+        for below in [LINKS, FILTERS, ELSEWHERE] {
+            make_folder(&self.folder.join(below))?;
         }
-        if self
-            .filters_noted()?
-            .keys()
-            .any(|&number| number != self.namespace)
-        {
+        let mut foreign = entries(&self.folder.join(FILTERS))?;
+        foreign.retain(|note| {
+            parse_note(note).is_some_and(|(namespace, _)| namespace != self.namespace)
+        });
+        if !foreign.is_empty() {
             // They go on counting, into maps that are nobody's then.
             tracing::warn!(
                 "an earlier run left filters in another network namespace, and this one begins \
@@ -131,6 +144,12 @@ impl Pins {
             );
             remove_folder(&self.maps)?;
             make_folder(&self.maps)?;
+            for note in foreign {
+                if let Some(name) = note.file_name() {
+                    make_folder(&self.folder.join(ELSEWHERE).join(name))?;
+                }
+                remove_folder(&note)?;
+            }
         }
         let fits = |(name, expected): (&String, &Expected)| match MapInfo::from_pin(self.map(name))
         {
@@ -196,12 +215,18 @@ impl Pins {
     /// number.
     pub fn filters_noted(&self) -> Result<BTreeMap<u64, BTreeSet<u32>>> {
         let mut noted: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-        for note in entries_if_there(&self.folder.join(FILTERS))? {
+        for note in self.notes()? {
             if let Some((namespace, index)) = parse_note(&note) {
                 noted.entry(namespace).or_default().insert(index);
             }
         }
         Ok(noted)
+    }
+
+    fn notes(&self) -> Result<Vec<PathBuf>> {
+        let mut notes = entries_if_there(&self.folder.join(FILTERS))?;
+        notes.extend(entries_if_there(&self.folder.join(ELSEWHERE))?);
+        Ok(notes)
     }
 
     /// Removes the links of every device that is not in `watched`, and the maps of other layouts.
@@ -219,7 +244,7 @@ impl Pins {
         }
         let with_filters: BTreeSet<PathBuf> =
             watched.iter().map(|&index| self.filters(index)).collect();
-        for note in entries(&self.folder.join(FILTERS))? {
+        for note in self.notes()? {
             // Filters of another namespace are `lastmile detach`'s: this may not go there.
             let namespace = parse_note(&note).map(|(namespace, _)| namespace);
             if namespace == Some(self.namespace) && !with_filters.contains(&note) {
@@ -239,16 +264,22 @@ impl Pins {
         Ok(folders)
     }
 
-    /// Removes everything: links, and with them the programs, then the maps.
-    pub fn remove(self) -> Result<u64> {
+    /// Removes everything: links, and with them the programs, then the maps. Of filters the notes of
+    /// network namespaces that have none any more, by inode number.
+    pub fn remove(self, clean: &BTreeSet<u64>) -> Result<u64> {
         let mut removed = 0;
         for link in entries_if_there(&self.folder.join(LINKS))? {
             remove_file(&link)?;
             removed += 1;
         }
-        for below in [LINKS, FILTERS] {
+        for note in self.notes()? {
+            if parse_note(&note).is_none_or(|(namespace, _)| clean.contains(&namespace)) {
+                remove_folder(&note)?;
+            }
+        }
+        for below in [LINKS, FILTERS, ELSEWHERE] {
             let folder = self.folder.join(below);
-            if folder.is_dir() {
+            if folder.is_dir() && is_empty(&folder)? {
                 remove_folder(&folder)?;
             }
         }
@@ -256,6 +287,12 @@ impl Pins {
             remove_folder(&maps)?;
         }
         Ok(removed)
+    }
+
+    /// The same when every device of this network namespace was let go.
+    pub fn remove_here(self) -> Result<u64> {
+        let here = self.namespace;
+        self.remove(&[here].into())
     }
 }
 
@@ -363,7 +400,7 @@ mod tests {
 
     #[test]
     fn an_ordinary_folder_is_refused_with_what_would_be_right() {
-        let error = Pins::open(&std::env::temp_dir()).expect_err("no BPF file system");
+        let error = Pins::open(Some(&std::env::temp_dir())).expect_err("no BPF file system");
         assert!(error.to_string().contains("mount -t bpf"), "{error}");
     }
 }

@@ -312,7 +312,7 @@ impl Live {
     /// Nothing stays when this process has gone.
     pub fn keep_nothing(&mut self) -> Result<()> {
         match self.pins.take() {
-            Some(pins) => pins.remove().map(|_| ()),
+            Some(pins) => pins.remove_here().map(|_| ()),
             None => Ok(()),
         }
     }

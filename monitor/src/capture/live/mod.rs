@@ -10,10 +10,10 @@ mod messages;
 mod reports;
 mod stack;
 
-pub use attach::{Attachment, FILTER_HANDLE, Hook, Standing, detach_filters};
+pub use attach::{Attachment, Hook, Standing};
 pub use features::{Feature, State as FeatureState, features};
 pub use hellos::Hellos;
-pub use keep::{Memory, Pins, is_bpf_file_system};
+pub use keep::{InUse, Memory, Pins, is_bpf_file_system};
 pub use load::{Admission, Live, Options, PROGRAMS, Program};
 pub use reports::Reports;
 pub use stack::stack_bytes;
