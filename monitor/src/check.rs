@@ -143,11 +143,11 @@ fn report(
             config.watch.sample_one_in, config.flows.max, config.flows.report_interval_ms
         ),
     );
-    let (kernel, all) = memory::needed(config.flows.max);
+    let (kernel, all) = memory::needed(config.flows.max, config.window.length_s);
     line(
         "memory",
         format!(
-            "at most {} MiB for so many flows, {} of them in the kernel from the start",
+            "at most {} MiB for so many flows and this window, {} of them in the kernel from the start",
             all >> 20,
             kernel >> 20
         ),

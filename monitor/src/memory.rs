@@ -13,13 +13,13 @@ const REST_BYTES: u64 = 64 << 20;
 /// Where control groups are (cgroup2).
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// The most that `flows` flows take in the kernel, and in all, bytes.
-pub fn needed(flows: u32) -> (u64, u64) {
+/// The most that `flows` flows take in the kernel, and in all, bytes. The daemon remembers a flow
+/// until its window ends, and hardly more than `flows` new ones a minute are admitted
+/// ([`crate::flow::admission`]).
+pub fn needed(flows: u32, window_s: u32) -> (u64, u64) {
     let kernel = u64::from(flows) * KERNEL_BYTES;
-    (
-        kernel,
-        kernel + u64::from(flows) * DAEMON_BYTES + REST_BYTES,
-    )
+    let remembered = u64::from(flows) * u64::from(window_s.max(60)) / 60;
+    (kernel, kernel + remembered * DAEMON_BYTES + REST_BYTES)
 }
 
 /// The most that this process's control group may take, bytes; `None`: no limit is known.
@@ -48,8 +48,11 @@ mod tests {
     fn the_unit_allows_what_its_default_number_of_flows_takes() {
         let unit = include_str!("../../packaging/lastmile.service");
         assert!(unit.contains("\nMemoryMax=1G\n"));
-        let (_, needed) = needed(Config::default().flows.max);
-        assert!(needed < 1 << 30, "{needed}");
+        let config = Config::default();
+        let (_, minutes) = needed(config.flows.max, config.window.length_s);
+        assert!(minutes < 1 << 30, "{minutes}");
+        let (_, hours) = needed(config.flows.max, 3_600);
+        assert!(hours > 10 * minutes, "{hours}");
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Daemon {
             )?),
             None => None,
         };
-        warn_of_memory(config.flows.max);
+        warn_of_memory(&config);
         let mut live = restart::load(&config)?;
         live.watch(&config, now.offset_ns())?;
         let mut devices = Devices::new()?;
@@ -178,12 +178,13 @@ impl Daemon {
 }
 
 /// Says so where the control group would end this process before its tables are full.
-fn warn_of_memory(flows: u32) {
-    let (_, needed) = memory::needed(flows);
+fn warn_of_memory(config: &Config) {
+    let (flows, window_s) = (config.flows.max, config.window.length_s);
+    let (_, needed) = memory::needed(flows, window_s);
     if let Some(allowed) = memory::allowed().filter(|&allowed| allowed < needed) {
         tracing::warn!(
-            "flows.max = {flows} takes up to {} MiB, and this control group may have {}: raise \
-             MemoryMax= of the unit, or lower flows.max",
+            "flows.max = {flows} takes up to {} MiB with windows of {window_s} s, and this control \
+             group may have {}: raise MemoryMax= of the unit, or lower flows.max",
             needed >> 20,
             allowed >> 20
         );
