@@ -14,7 +14,7 @@ use std::{
 use lastmile::export::schema::validate_line;
 use serde_json::Value;
 use support::{
-    daemon::{Daemon, Folder, config, flows, lines},
+    daemon::{Daemon, Folder, config, last_records, lines},
     net::{Internet, PORT},
     stream::Transfer,
 };
@@ -64,7 +64,7 @@ fn a_flow_goes_through_the_interconnect_of_the_kernels_route_and_its_port_is_rea
     assert!(daemon.wait().success(), "a clean end");
 
     let lines = lines(&log);
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     assert_eq!(known.len(), 1, "one flow, written at the end: {lines:?}");
     let path = &known[0]["path"];
     assert_eq!(path["interconnect"], "ic-right", "{path}");
@@ -91,7 +91,7 @@ fn sigterm_writes_what_is_known_and_every_line_is_of_the_schema() {
     assert!(daemon.wait().success(), "a clean end");
 
     let lines = lines(&log);
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     assert_eq!(known.len(), 1, "one flow, written at the end: {lines:?}");
     let flow = known[0];
     assert_eq!(flow["vantage"], "sender");
@@ -108,7 +108,7 @@ fn sigterm_writes_what_is_known_and_every_line_is_of_the_schema() {
         .expect("a status at the end");
     assert_eq!(status["counters"]["reports_lost"], 0);
     assert_eq!(status["counters"]["flows_evicted"], 0);
-    internet.assert_no_programs(&internet.server);
+    internet.await_no_programs("eth0");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_kill_disturbs_no_traffic_and_the_next_start_works() {
     daemon.signal(libc::SIGINT);
     assert!(daemon.wait().success(), "a clean end");
     let lines = lines(&log);
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     let last = known.last().expect("the last flow is written at the end");
     assert_eq!(last["to_client"]["segments"], socket.data_segs_out);
 }
@@ -161,8 +161,11 @@ fn sighup_reopens_the_log_and_keeps_the_old_configuration_when_the_new_one_is_wr
     internet.download(DOWNLOAD);
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
-    assert_eq!(flows(&lines(&log), "update").len(), 1, "in the new file");
-    assert!(lines(&rotated).is_empty(), "nothing in the old one");
+    assert_eq!(last_records(&lines(&log)).len(), 1, "in the new file");
+    assert!(
+        last_records(&lines(&rotated)).is_empty(),
+        "nothing in the old one"
+    );
 }
 
 #[test]
@@ -195,9 +198,12 @@ fn sighup_applies_ports_prefixes_and_the_logs_place_at_once() {
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
 
-    assert_eq!(lines(&first), Vec::<Value>::new(), "nothing was watched");
+    assert!(
+        last_records(&lines(&first)).is_empty(),
+        "nothing was watched"
+    );
     let lines = lines(&second);
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     let segments: Vec<_> = known
         .iter()
         .map(|flow| flow["to_client"]["segments"].as_u64())
@@ -361,7 +367,7 @@ fn a_route_that_moves_while_a_flow_is_open_is_logged_and_remembered() {
     });
     daemon.signal(libc::SIGTERM);
     let last = await_line(&mut lines, |line| {
-        line["event"] == "update" && line["flow_id"] == flow_id
+        line["event"] != "open" && line["flow_id"] == flow_id
     });
     assert_eq!(last["path"]["interconnect"], "AS64999 via 192.0.2.2");
     let status = await_line(&mut lines, |line| line["type"] == "status");
@@ -415,7 +421,7 @@ fn what_is_certainly_no_video_is_passed_over_and_video_is_not() {
 
     let film = Transfer::asking(&internet, "GET / HTTP/1.1\r\nHost: a.cdn.example\r\n\r\n");
     await_line(&mut lines, |line| {
-        line["event"] == "update" && line["service"] == "Films"
+        line["event"] != "open" && line["service"] == "Films"
     });
     let (socket, _) = film.end();
     let close = await_line(&mut lines, |line| line["event"] == "close");

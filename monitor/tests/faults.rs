@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs,
     io::Read as _,
@@ -95,6 +96,29 @@ fn assert_whole(lines: &[Value], socket: &TcpInfo, received: u64) {
         of("flows_live") + of("flows_removed") + of("flows_reused") + of("flows_evicted"),
         "{}",
         counters(lines)
+    );
+}
+
+/// Every connection of the server is in the log, with what the kernel itself counted of all of them.
+#[track_caller]
+fn assert_all_counted(lines: &[Value], internet: &Internet) {
+    let nstat = internet.tcp_counters(&internet.server);
+    let opened = flows(lines, "open").len() as u64;
+    assert_eq!(opened, nstat["PassiveOpens"], "{nstat:?}");
+    assert_eq!(opened, counter(lines, "flows_created"));
+    let records = lines
+        .iter()
+        .filter(|line| line["type"] == "flow" && line["event"] != "open");
+    let last: BTreeMap<_, _> = records
+        .map(|line| {
+            let again = &line["to_client"]["retransmitted_segments"];
+            (line["flow_id"].as_str(), again.as_u64().expect("a number"))
+        })
+        .collect();
+    assert_eq!(
+        last.values().sum::<u64>(),
+        nstat["RetransSegs"],
+        "{nstat:?}"
     );
 }
 
@@ -377,9 +401,11 @@ fn reloads_and_devices_that_come_and_go_leave_nothing_behind() {
     let (socket, received) = transfer.end();
     daemon.signal(libc::SIGINT);
     assert!(daemon.wait().success(), "a clean end");
-    assert_whole(&lines(&log), &socket, received);
+    let lines = lines(&log);
+    assert_whole(&lines, &socket, received);
+    assert_all_counted(&lines, &internet);
     after.await_freed();
-    internet.assert_no_programs(&internet.server);
+    internet.await_no_programs("eth0");
 }
 
 /// Nothing was left behind.
@@ -444,6 +470,7 @@ fn an_hours_windows_of_flows_that_come_and_go_leave_nothing_behind() {
     );
     assert_as_much(&before, &after);
     assert_whole(&lines, &socket, received);
+    assert_all_counted(&lines, &internet);
 }
 
 /// Whether this is one of our own machines, whose clock is nobody else's.
@@ -494,5 +521,7 @@ fn a_clock_that_is_set_forward_and_back_changes_no_count_and_ends_no_window_for_
         }
     }
     let (socket, received) = transfer.end();
-    assert_whole(&finish(&mut daemon, &log), &socket, received);
+    let lines = finish(&mut daemon, &log);
+    assert_whole(&lines, &socket, received);
+    assert_all_counted(&lines, &internet);
 }

@@ -6,7 +6,6 @@ mod support;
 use std::{
     collections::BTreeSet,
     fs,
-    io::ErrorKind,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -18,84 +17,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use lastmile::capture::live::Hook;
 use lastmile_lab::netns;
 use support::{
     bpf_folder::BpfFolder,
-    daemon::{Daemon, Folder, PATIENCE, config, flows, lines},
+    daemon::{Daemon, Folder, config, flows, last_records, lines},
     net::{Internet, ip},
     stream::Transfer,
 };
 
-/// Restarts under one transfer, where [`KILLS_VARIABLE`] does not say how many: as many as there is
-/// time for whenever everything is tested.
-const KILLS: u32 = 10;
+/// Restarts under one transfer, where [`KILLS_VARIABLE`] does not say how many.
+const KILLS: u32 = 100;
 const KILLS_VARIABLE: &str = "LASTMILE_KILLS";
 /// A transfer that outlasts them, with losses at its queue.
 const QUEUE: &str = "tbf rate 20mbit burst 16kb limit 30kb";
 /// Both hooks are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
-
-/// Programs of ours at both hooks of the server's first device.
-fn attached(internet: &Internet, device: &'static str) -> [usize; 2] {
-    let server = internet.server.clone();
-    let look = move || {
-        [(false, "ingress"), (true, "egress")].map(|(egress, side)| match Hook::of_this_kernel() {
-            Hook::Tcx => {
-                let side = if egress {
-                    TcAttachType::Egress
-                } else {
-                    TcAttachType::Ingress
-                };
-                // Between the list and a look at a program another one may take its place.
-                let programs = loop {
-                    match SchedClassifier::query_tcx(device, side) {
-                        Ok((_, programs)) => break programs,
-                        Err(error) if has_gone(&error) => (),
-                        Err(error) => panic!("programs can be listed: {error}"),
-                    }
-                };
-                programs
-                    .iter()
-                    .filter(|program| program.name().starts_with(b"lastmile"))
-                    .count()
-            }
-            Hook::Clsact => {
-                let shown = Command::new("tc")
-                    .args(["-n", &server, "filter", "show", "dev", device, side])
-                    .output()
-                    .expect("tc runs");
-                let shown = String::from_utf8_lossy(&shown.stdout);
-                shown.matches("handle 0x6c6d").count()
-            }
-        })
-    };
-    netns::join(internet.on(&internet.server, look)).expect("the namespace is there")
-}
-
-/// Whether an error says that there is no program with some number any more.
-fn has_gone(error: &ProgramError) -> bool {
-    let mut source: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return error.kind() == ErrorKind::NotFound;
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// Waits until no program of ours is at the hooks: the kernel takes a link off in a task of its own
-/// once nothing holds it, and tells nobody.
-#[track_caller]
-fn await_none(internet: &Internet, device: &'static str) {
-    let begin = Instant::now();
-    while attached(internet, device) != [0, 0] {
-        assert!(begin.elapsed() < PATIENCE, "still at {device}");
-        thread::sleep(LOOK_INTERVAL);
-    }
-}
 
 /// Looks at the hooks until it is told to stop: how often, and every count that it saw.
 fn watch_hooks(
@@ -106,7 +43,7 @@ fn watch_hooks(
     thread::spawn(move || {
         let (mut looks, mut seen) = (0, BTreeSet::new());
         while !stop.load(Ordering::Relaxed) {
-            seen.insert(attached(&internet, "eth0"));
+            seen.insert(internet.programs_at("eth0"));
             looks += 1;
             thread::sleep(LOOK_INTERVAL);
         }
@@ -159,16 +96,15 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     let hooks = watch_hooks(&internet, &stop);
     let mut moments = Moments::new();
     let kills = kills();
-    for number in 0..kills {
-        // Every other one is killed while it starts.
-        let limit = if number % 2 == 0 { start } else { start * 2 };
-        thread::sleep(moments.next(limit));
+    // The first one was waited for.
+    let mut ready = 1;
+    for _ in 0..kills {
+        // Two in three while they start, if that takes them as long as it took the first.
+        thread::sleep(moments.next(start * 3 / 2));
         daemon.signal(libc::SIGKILL);
         daemon.wait();
+        ready += u32::from(daemon.has_notified("READY=1"));
         daemon = Daemon::spawn(&internet, &folder, &asked);
-        if number % 2 == 1 {
-            daemon.await_notification("READY=1");
-        }
     }
     daemon.signal(libc::SIGKILL);
     daemon.wait();
@@ -178,9 +114,10 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     let mut daemon = Daemon::start(&internet, &folder, &asked);
     stop.store(true, Ordering::Relaxed);
     let (looks, seen) = hooks.join().expect("it looks until the end");
+    let nstat = internet.tcp_counters(&internet.server);
     println!(
-        "{looks} looks at the hooks during {kills} kills, {} segments, {} sent again: {seen:?}; \
-         a start takes {} ms",
+        "{looks} looks at the hooks during {kills} kills, {ready} of them of daemons that were ready, \
+         {} segments, {} sent again: {seen:?}; a start takes {} ms",
         socket.data_segs_out,
         socket.total_retrans,
         start.as_millis()
@@ -188,15 +125,18 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
     assert_eq!(seen, BTreeSet::from([[1, 1]]), "always one, never two");
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
-    assert_eq!(attached(&internet, "eth0"), [1, 1], "they stay");
+    assert_eq!(internet.programs_at("eth0"), [1, 1], "they stay");
 
     let lines = lines(&log);
     let opened = flows(&lines, "open");
     let ids: BTreeSet<_> = opened.iter().map(|line| line["flow_id"].as_str()).collect();
     assert_eq!((opened.len(), ids.len()), (2, 2), "each opens once");
-    let known = flows(&lines, "update");
+    let known = last_records(&lines);
     assert!(socket.total_retrans > 0, "the queue drops");
-    for (socket, received) in [(socket, received), second] {
+    let both = [(socket, received), second];
+    let sent_again: u32 = both.iter().map(|(socket, _)| socket.total_retrans).sum();
+    assert_eq!(u64::from(sent_again), nstat["RetransSegs"]);
+    for (socket, received) in both {
         let flow = known
             .iter()
             .rfind(|line| line["to_client"]["segments"] == socket.data_segs_out)
@@ -266,7 +206,7 @@ fn what_stays_is_removed_by_detach_by_ctrl_c_and_when_a_device_is_no_longer_want
     ));
     let asked = bpf.keep(&config(&log), 4_096);
     let mut daemon = Daemon::start(&internet, &folder, &asked);
-    assert_eq!(attached(&internet, "eth7"), [1, 1]);
+    assert_eq!(internet.programs_at("eth7"), [1, 1]);
     let noted = |devices| match Hook::of_this_kernel() {
         Hook::Tcx => 0,
         Hook::Clsact => devices,
@@ -287,29 +227,29 @@ fn what_stays_is_removed_by_detach_by_ctrl_c_and_when_a_device_is_no_longer_want
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("another lastmile uses"), "{said}");
-    assert_eq!(attached(&internet, "eth0"), [1, 1]);
+    assert_eq!(internet.programs_at("eth0"), [1, 1]);
 
     daemon.signal(libc::SIGKILL);
     daemon.wait();
     let one = asked.replace("eth*", "eth0");
     let mut daemon = Daemon::start(&internet, &folder, &one);
-    await_none(&internet, "eth7");
+    internet.await_no_programs("eth7");
     assert_eq!(bpf.filters_noted(), noted(1));
-    assert_eq!(attached(&internet, "eth0"), [1, 1]);
+    assert_eq!(internet.programs_at("eth0"), [1, 1]);
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");
 
     assert!(!bpf.pins().is_empty());
     let done = detach(&file);
     assert!(done.status.success(), "{done:?}");
-    await_none(&internet, "eth0");
+    internet.await_no_programs("eth0");
     assert_eq!(bpf.pins(), Vec::<PathBuf>::new());
     assert_eq!(bpf.filters_noted(), 0);
 
     let mut daemon = Daemon::start(&internet, &folder, &asked);
     daemon.signal(libc::SIGINT);
     assert!(daemon.wait().success(), "a clean end");
-    await_none(&internet, "eth0");
+    internet.await_no_programs("eth0");
     assert_eq!(bpf.pins(), Vec::<PathBuf>::new());
     assert_eq!(bpf.filters_noted(), 0);
 }

@@ -107,6 +107,22 @@ impl Daemon {
         }
     }
 
+    /// Whether it has said something by now.
+    pub fn has_notified(&self, wanted: &str) -> bool {
+        self.notifications
+            .set_nonblocking(true)
+            .expect("the socket is ours");
+        let mut buffer = [0u8; 4096];
+        loop {
+            match self.notifications.recv(&mut buffer) {
+                Ok(len) if String::from_utf8_lossy(&buffer[..len]).contains(wanted) => return true,
+                Ok(_) => (),
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Reads what the daemon says about itself until a line contains `wanted`.
     pub fn await_message(&mut self, wanted: &str) -> String {
         let mut line = String::new();
@@ -167,4 +183,20 @@ pub fn flows<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
         .iter()
         .filter(|line| line["type"] == "flow" && line["event"] == event)
         .collect()
+}
+
+/// The last record of every flow but that it opened: an `update`, or a `close` where a window ended
+/// meanwhile.
+pub fn last_records(lines: &[Value]) -> Vec<&Value> {
+    let mut last: Vec<&Value> = Vec::new();
+    for line in lines {
+        if line["type"] != "flow" || line["event"] == "open" {
+            continue;
+        }
+        match last.iter_mut().find(|of| of["flow_id"] == line["flow_id"]) {
+            Some(of) => *of = line,
+            None => last.push(line),
+        }
+    }
+    last
 }

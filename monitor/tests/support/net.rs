@@ -1,7 +1,9 @@
 //! Hosts as network namespaces, and transfers between them whose sockets say what happened.
 
 use std::{
-    io::{Read, Write},
+    collections::BTreeMap,
+    fs,
+    io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd,
     process::Command,
@@ -10,9 +12,14 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
+use lastmile::capture::live::Hook;
 use lastmile_lab::netns;
+
+use super::daemon::PATIENCE;
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
@@ -23,6 +30,9 @@ pub struct Internet {
     pub router: String,
     pub client: String,
 }
+
+/// Hooks are looked at this often.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -96,15 +106,52 @@ impl Internet {
         netns::enter(host, move || Ok(work())).expect("the namespace can be entered")
     }
 
-    /// Asserts that no program of ours is attached to the first device of `host`.
-    pub fn assert_no_programs(&self, host: &str) {
-        for direction in ["ingress", "egress"] {
-            let shown = Command::new("tc")
-                .args(["-n", host, "filter", "show", "dev", "eth0", direction])
-                .output()
-                .expect("tc runs");
-            let shown = String::from_utf8_lossy(&shown.stdout);
-            assert!(!shown.contains("lastmile"), "left behind: {shown}");
+    /// The kernel's own counters of TCP in one of the hosts, which are `nstat`'s
+    /// (`tcp4_seq_show` of `/proc/net/snmp`; RFC 4022).
+    pub fn tcp_counters(&self, host: &str) -> BTreeMap<String, u64> {
+        let read = self.on(host, || {
+            fs::read_to_string("/proc/thread-self/net/snmp").expect("the kernel counts")
+        });
+        let text = netns::join(read).expect("the namespace is there");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+        let [names, values] = [(); 2].map(|()| lines.next().expect("names, then values"));
+        names
+            .split(' ')
+            .map(str::to_owned)
+            // One of them may be negative (`MaxConn`).
+            .zip(values.split(' ').map(|value| value.parse().unwrap_or(0)))
+            .collect()
+    }
+
+    /// Programs of ours at the ingress and at the egress of a device of the server.
+    pub fn programs_at(&self, device: &'static str) -> [usize; 2] {
+        let server = self.server.clone();
+        let look = move || {
+            [(false, "ingress"), (true, "egress")].map(
+                |(egress, side)| match Hook::of_this_kernel() {
+                    Hook::Tcx => links_at(device, egress),
+                    Hook::Clsact => {
+                        let shown = Command::new("tc")
+                            .args(["-n", &server, "filter", "show", "dev", device, side])
+                            .output()
+                            .expect("tc runs");
+                        let shown = String::from_utf8_lossy(&shown.stdout);
+                        shown.matches("handle 0x6c6d").count()
+                    }
+                },
+            )
+        };
+        netns::join(self.on(&self.server, look)).expect("the namespace is there")
+    }
+
+    /// Waits until no program of ours is at the hooks of a device of the server: the kernel takes a
+    /// link off in a task of its own once nothing holds it, and tells nobody.
+    #[track_caller]
+    pub fn await_no_programs(&self, device: &'static str) {
+        let begin = Instant::now();
+        while self.programs_at(device) != [0, 0] {
+            assert!(begin.elapsed() < PATIENCE, "still at {device}");
+            thread::sleep(LOOK_INTERVAL);
         }
     }
 
@@ -181,6 +228,36 @@ impl Drop for Internet {
             }
         }
     }
+}
+
+fn links_at(device: &str, egress: bool) -> usize {
+    let side = if egress {
+        TcAttachType::Egress
+    } else {
+        TcAttachType::Ingress
+    };
+    // Between the list and a look at a program another one may take its place.
+    let programs = loop {
+        match SchedClassifier::query_tcx(device, side) {
+            Ok((_, programs)) => break programs,
+            Err(error) if has_gone(&error) => (),
+            Err(error) => panic!("programs can be listed: {error}"),
+        }
+    };
+    let ours = |program: &&ProgramInfo| program.name().starts_with(b"lastmile");
+    programs.iter().filter(ours).count()
+}
+
+/// Whether an error says that there is no program with some number any more.
+fn has_gone(error: &ProgramError) -> bool {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return error.kind() == ErrorKind::NotFound;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// What the kernel says of a connection (`struct tcp_info`, linux/tcp.h).
