@@ -1,9 +1,12 @@
 //! What the daemon costs beside the packet path: reports it takes in a second on one core, what it
-//! and the kernel's table hold, and what is left of a transfer's throughput.
+//! and the kernel's table hold, what is left of a transfer's throughput, and what becomes of a flood
+//! of short connections.
 //!
 //! `cargo xtask bench daemon` builds and runs it.
 
+mod hosts;
 mod reports;
+mod short;
 mod transfer;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -29,6 +32,9 @@ struct Arguments {
     /// How long each takes
     #[arg(long, default_value_t = 2)]
     seconds: u64,
+    /// How long short connections are made
+    #[arg(long, default_value_t = 30)]
+    short_seconds: u64,
 }
 
 fn main() -> ExitCode {
@@ -81,6 +87,30 @@ fn run(arguments: &Arguments) -> Result<()> {
     let again = measured.iter().map(|of| of.again / of.without);
     println!("  with the daemon at the sender: {}", share(with));
     println!("  once more without: {}", share(again));
+    short_connections(arguments)
+}
+
+fn short_connections(arguments: &Arguments) -> Result<()> {
+    let short = short::measure(&arguments.lastmile, arguments.short_seconds)
+        .context("short connections could not be measured")?;
+    println!(
+        "short connections over veth for {} s: {:.2} million a minute without the daemon, {:.2} with",
+        arguments.short_seconds,
+        short.without / 1e6,
+        short.with / 1e6,
+    );
+    println!(
+        "  {} made: {} in the log, which stand for {} ({:.1} %); {} reports lost, {} flows evicted, \
+         {} lines dropped; the daemon has {} MiB at most",
+        short.made,
+        short.measured,
+        short.estimated,
+        short.estimated as f64 * 100.0 / short.made as f64,
+        short.reports_lost,
+        short.flows_evicted,
+        short.log_lines_dropped,
+        short.memory_bytes >> 20
+    );
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Reports through the pipeline, without a kernel, and the size of its tables, with one.
 
-use std::{collections::HashSet, fs, sync::Arc, time::Instant};
+use std::{collections::HashSet, fs, process, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
@@ -14,6 +14,8 @@ use lastmile::{
     path::Routes,
 };
 use monitor_ebpf::flow::{Address, FlowKey, FlowState, Half, half_flags as is, rtt_bin};
+
+use crate::hosts::process_bytes;
 
 const START_US: u64 = 1_800_000_000_000_000;
 /// Between two reports of one flow.
@@ -42,7 +44,7 @@ pub fn take(flows: u32, rounds: u32) -> Result<Taken> {
     let config = Config::default();
     let routes = Arc::new(ArcSwap::from_pointee(Routes::default()));
     let mut pipeline = Pipeline::new(&config, routes, "bench");
-    let before = process_bytes("VmRSS:")?;
+    let before = process_bytes(process::id(), "VmRSS:")?;
     let first = round(&mut pipeline, flows, 0);
     let later = (1..=rounds)
         .map(|number| round(&mut pipeline, flows, number))
@@ -56,7 +58,7 @@ pub fn take(flows: u32, rounds: u32) -> Result<Taken> {
     let begin = Instant::now();
     let records = pipeline.end_of_window(end_us, None, None, &Missed::default());
     let window_s = begin.elapsed().as_secs_f64();
-    let memory_bytes = process_bytes("VmHWM:")?.saturating_sub(before);
+    let memory_bytes = process_bytes(process::id(), "VmHWM:")?.saturating_sub(before);
     drop((swept, present));
     Ok(Taken {
         first,
@@ -122,17 +124,6 @@ fn state(flow: u32, number: u32, now_ns: u64) -> FlowState {
     client.rtt_bins[rtt_bin(RTT_US)] = (number * 40) as u16;
     state.halves[to_server] = client;
     state
-}
-
-/// A figure of this process's memory (proc_pid_status(5)).
-fn process_bytes(name: &str) -> Result<u64> {
-    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc")?;
-    let line = status.lines().find(|line| line.starts_with(name));
-    let kib: u64 = line
-        .and_then(|line| line.split_whitespace().nth(1))
-        .and_then(|figure| figure.parse().ok())
-        .with_context(|| format!("/proc/self/status has no {name}"))?;
-    Ok(kib << 10)
 }
 
 /// What all maps of the loaded programs take, as the kernel says.
