@@ -122,6 +122,7 @@ fn killed_at_any_moment_it_misses_no_packet_and_no_flow_begins_twice() {
         socket.total_retrans,
         start.as_millis()
     );
+    assert!(kills < KILLS || ready > 1, "some are killed at work");
     assert_eq!(seen, BTreeSet::from([[1, 1]]), "always one, never two");
     daemon.signal(libc::SIGTERM);
     assert!(daemon.wait().success(), "a clean end");

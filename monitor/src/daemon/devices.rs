@@ -115,9 +115,10 @@ impl Devices {
         }
         if self.netlink.has_ingress_qdisc(device.index).await? {
             bail!(
-                "{}: its ingress qdisc leaves no room for clsact, which sees both directions: \
-                 `tc qdisc replace dev {} clsact` takes the same filters (so does Linux 6.6 and later \
-                 without it)",
+                "{}: its ingress qdisc leaves no room for clsact, which sees both directions: `tc \
+                 qdisc del dev {} ingress`, `tc qdisc add dev {} clsact`, and add its filters again \
+                 (Linux 6.6 and later need neither)",
+                device.name,
                 device.name,
                 device.name
             );

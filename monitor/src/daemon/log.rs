@@ -49,8 +49,10 @@ struct State {
     redirect: Option<JsonLines>,
     /// Since when the thread writes.
     writes_since: Option<Instant>,
-    /// How often another thread took the place of one that was held up.
+    /// How often another thread took the place of one that was held up ...
     replacements: u64,
+    /// ... and how many of those have not come back yet.
+    away: u64,
     end: bool,
     /// The thread has written all it was given, as far as that was possible.
     idle: bool,
@@ -90,6 +92,7 @@ impl Log {
         if state.closed {
             return Err(WriteError::Closed);
         }
+        self.replace_if_held_up(&mut state);
         if state.waiting.len() >= MAX_WAITING_BYTES {
             state.dropped_lines += records.len() as u64;
             return Ok(());
@@ -99,7 +102,6 @@ impl Log {
         }
         // Else whoever waits for the end would not wait for these.
         state.idle = false;
-        self.replace_if_held_up(&mut state);
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -110,17 +112,28 @@ impl Log {
         let held_up = state
             .writes_since
             .is_some_and(|since| since.elapsed() >= PATIENCE_WITH_A_WRITE);
-        let Some(to) = state.redirect.take_if(|_| held_up) else {
+        if !held_up || state.redirect.is_none() {
             return;
-        };
-        state.replacements += 1;
-        (state.reopen, state.writes_since) = (false, None);
-        let (theirs, number) = (Arc::clone(&self.shared), state.replacements);
-        match start(move || run(&theirs, to, number)) {
-            Ok(()) => tracing::warn!(
-                "the log goes elsewhere from now on; its old destination holds up what was being written"
-            ),
-            // What waits is bounded, and what does not fit is counted.
+        }
+        // It takes the redirect itself, as soon as this lets go of the state.
+        let (theirs, number) = (Arc::clone(&self.shared), state.replacements + 1);
+        let started = start(move || {
+            let to = theirs.lock().redirect.take();
+            if let Some(to) = to {
+                run(&theirs, to, number);
+            }
+        });
+        match started {
+            Ok(()) => {
+                state.replacements = number;
+                state.away += 1;
+                state.writes_since = None;
+                tracing::warn!(
+                    "the log goes elsewhere from now on; its old destination holds up what was \
+                     being written"
+                );
+            }
+            // It is tried again with the next records.
             Err(error) => tracing::error!("cannot start a thread for the log: {error}"),
         }
     }
@@ -160,7 +173,9 @@ impl Log {
         let (state, wait) = self
             .shared
             .changed
-            .wait_timeout_while(state, PATIENCE_AT_THE_END, |state| !state.idle)
+            .wait_timeout_while(state, PATIENCE_AT_THE_END, |state| {
+                !state.idle || state.away > 0
+            })
             .unwrap_or_else(PoisonError::into_inner);
         if wait.timed_out() {
             tracing::error!(
@@ -183,7 +198,12 @@ fn run(shared: &Shared, mut lines: JsonLines, number: u64) {
     let mut failed_before = 0;
     loop {
         let mut state = shared.lock();
-        while state.waiting.is_empty() && !state.reopen && state.redirect.is_none() && !state.end {
+        // At the end those that were held up may bring something.
+        while state.waiting.is_empty()
+            && !state.reopen
+            && (state.redirect.is_none() || state.replacements != number)
+            && (!state.end || state.away > 0)
+        {
             state.idle = true;
             shared.changed.notify_all();
             state = shared
@@ -213,7 +233,8 @@ fn run(shared: &Shared, mut lines: JsonLines, number: u64) {
             // What it holds is older than all that waits.
             let newer = mem::replace(&mut state.waiting, lines.into_pending());
             state.waiting.extend_from_slice(&newer);
-            state.idle = false;
+            state.away -= 1;
+            state.idle &= state.waiting.is_empty();
             shared.changed.notify_all();
             return;
         }
@@ -231,7 +252,7 @@ fn run(shared: &Shared, mut lines: JsonLines, number: u64) {
                 }
             }
         }
-        if state.closed || (end && state.waiting.is_empty()) {
+        if state.closed || (end && state.waiting.is_empty() && state.away == 0) {
             let lost = lines.pending_bytes();
             if lost > 0 && !state.closed {
                 tracing::error!(

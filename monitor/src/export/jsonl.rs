@@ -1,9 +1,9 @@
 //! JSON lines to standard output, a file or the journal: whole lines, in order, or none.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::Record;
@@ -283,9 +283,12 @@ fn open_now(path: &Path) -> io::Result<File> {
         .append(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(|error| match error.raw_os_error() {
-            Some(libc::ENXIO) => io::Error::new(ErrorKind::NotConnected, "nobody reads this pipe"),
-            _ => error,
+        .map_err(|error| {
+            let is_pipe = || fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo());
+            if error.raw_os_error() == Some(libc::ENXIO) && is_pipe() {
+                return io::Error::new(ErrorKind::NotConnected, "nobody reads this pipe");
+            }
+            error
         })?;
     // Whoever writes to it may wait. SAFETY: a descriptor that is open; flags are plain numbers.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, libc::O_APPEND) };

@@ -110,10 +110,12 @@ impl Standing {
                 );
                 Ok(())
             }
-            Err(ProgramError::TcError(TcError::NetlinkError(error)))
-                if is_gone(&io::Error::from_raw_os_error(
-                    error.raw_os_error().unwrap_or(0),
-                )) =>
+            Err(
+                ProgramError::NetlinkError(error)
+                | ProgramError::TcError(TcError::NetlinkError(error)),
+            ) if is_gone(&io::Error::from_raw_os_error(
+                error.raw_os_error().unwrap_or(0),
+            )) =>
             {
                 Ok(())
             }
