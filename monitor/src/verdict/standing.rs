@@ -18,8 +18,9 @@ use crate::cell::CellKey;
 pub const SETTLED_AFTER: u32 = 2;
 /// Windows without a judgement after which a client's past says nothing more.
 const FORGOTTEN_AFTER: u64 = 4;
-/// Windows for which having been bad with many others counts.
-const SHARED_FOR: u64 = 4;
+/// Windows of its own for which having been bad with many others counts: while a client is silent it
+/// does not become clear whether it goes on alone.
+const SHARED_FOR: u32 = 4;
 
 /// What a client stands for in a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +47,8 @@ pub struct Track {
     not_recovered: bool,
     /// Last window that was judged.
     window: u64,
-    /// Last window in which it was bad together with many others.
-    shared: Option<u64>,
+    /// Windows of its own since it was bad together with many others.
+    shared: Option<u32>,
 }
 
 impl Track {
@@ -106,6 +107,7 @@ impl Track {
             }
         }
         self.window = window;
+        self.shared = self.shared.map(|windows| windows.saturating_add(1));
     }
 
     /// One that speaks for nobody, whatever it looks like.
@@ -139,7 +141,7 @@ impl Track {
     #[cfg(test)]
     pub(super) fn with_others(self) -> Self {
         Self {
-            shared: Some(self.window),
+            shared: Some(0),
             ..self
         }
     }
@@ -175,8 +177,7 @@ impl Track {
 
     /// Whether it was bad together with many others, lately.
     pub fn is_shared(&self) -> bool {
-        self.shared
-            .is_some_and(|window| window + SHARED_FOR >= self.window)
+        self.shared.is_some_and(|windows| windows <= SHARED_FOR)
     }
 }
 
@@ -223,7 +224,7 @@ impl Standings {
                 }
                 track.advance(client.raw, window);
                 if is_bad(client.raw) && is_crowded {
-                    track.shared = Some(window);
+                    track.shared = Some(0);
                 }
                 tracks.push(*track);
             }
@@ -384,8 +385,10 @@ mod tests {
         };
         assert!(!window(1, 10).is_shared());
         assert!(window(8, 11).is_shared());
-        assert!(window(1, 12).is_shared());
-        assert!(window(1, 15).is_shared());
-        assert!(!window(1, 16).is_shared());
+        for number in [12, 13, 15, 18] {
+            // It was silent in between.
+            assert!(window(1, number).is_shared(), "{number}");
+        }
+        assert!(!window(1, 19).is_shared());
     }
 }
