@@ -69,7 +69,9 @@ fn is_partial(scene: &Scene<'_>, place: &Place) -> bool {
         Place::Interconnect(name) => interconnect::part_of_bundle(scene, name).is_some(),
         _ => false,
     };
-    of_ours || interconnect::maybe_bundle(scene, place).is_some()
+    of_ours
+        || interconnect::maybe_bundle(scene, place).is_some()
+        || interconnect::part_of_pair(scene, place).is_some()
 }
 
 /// Whether a full port of ours leaves nothing for this segment to explain. Our own machine stays

@@ -127,7 +127,8 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
 
 /// Between our machine and our ports at the edge.
 pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
-    if let Some(why) = interconnect::maybe_bundle(scene, place) {
+    let bundle = interconnect::maybe_bundle(scene, place);
+    if let Some(why) = bundle.or_else(|| interconnect::part_of_pair(scene, place)) {
         return Finding::Open(why);
     }
     if let Place::Interconnect(interconnect) = place

@@ -65,7 +65,10 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     match (place, place.interconnect()) {
         (Place::Everything, _) => everything(scene),
         (Place::Prefix { .. }, Some(interconnect)) => one_prefix(scene, place, interconnect),
-        (_, Some(interconnect)) => one_interconnect(scene, interconnect),
+        (_, Some(interconnect)) => match part_of_pair(scene, place) {
+            Some(why) => Finding::Open(why),
+            None => one_interconnect(scene, interconnect),
+        },
         (_, None) => each_cleared(scene, place),
     }
 }
@@ -382,6 +385,41 @@ pub fn part_of_bundle(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
     (affected >= MIN_ISPS && is_part && is_alike && is_its_own).then(|| {
         format!(
             "{} of {} settled clients of {affected} ISPs behind {interconnect} are bad, about as many of each: one member of a bundle would do that",
+            here.bad,
+            here.bad + here.good
+        )
+    })
+}
+
+/// Why a full member of a bundle of ours may be what hits a part of one ISP's clients: a part of single
+/// prefixes, and no others behind the interconnect would have to be hit with them. That most of its
+/// prefixes are good clears nothing then.
+pub fn part_of_pair(scene: &Scene<'_>, place: &Place) -> Option<String> {
+    let Place::Pair {
+        interconnect, isp, ..
+    } = place
+    else {
+        return None;
+    };
+    let mut here = Settled::default();
+    let mut is_mixed = false;
+    // Those of whom only a set was said may have the same trouble.
+    for vote in scene.unnamed.at(place) {
+        let of = Settled::of(vote);
+        is_mixed |= of.bad > 0 && of.good > 0;
+        here.add(of);
+    }
+    let mut others = Settled::default();
+    let (isps, _) = scene.unnamed.settled(interconnect);
+    isps.iter().for_each(|isp| others.add(*isp));
+    others.remove(here);
+    let share = here.share();
+    let is_part =
+        here.bad >= MIN_MEMBER_CLIENTS && (MEMBER_SHARE..=MOST_OF_BUNDLE).contains(&share);
+    let spared = others.bad == 0 && share * others.good as f64 >= IMPROBABLE;
+    (is_mixed && is_part && !spared).then(|| {
+        format!(
+            "{} of {} settled clients of {isp} behind {interconnect} are bad: one member of a bundle would do that",
             here.bad,
             here.bad + here.good
         )

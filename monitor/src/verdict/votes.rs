@@ -59,7 +59,7 @@ pub struct Settled {
 }
 
 impl Settled {
-    fn of(vote: &Vote) -> Self {
+    pub fn of(vote: &Vote) -> Self {
         let count = |holds: fn(&Client) -> bool| {
             vote.clients.iter().filter(|client| holds(client)).count() as u64
         };
@@ -74,7 +74,7 @@ impl Settled {
         self.good += other.good;
     }
 
-    fn remove(&mut self, other: Self) {
+    pub fn remove(&mut self, other: Self) {
         self.bad -= other.bad;
         self.good -= other.good;
     }

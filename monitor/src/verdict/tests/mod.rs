@@ -363,6 +363,33 @@ fn one_member_of_a_bundle_is_not_many_last_miles() {
 }
 
 #[test]
+fn a_part_of_the_only_isp_behind_a_link_may_be_a_member_of_its_bundle() {
+    let private = |of: &[Standing]| {
+        let mut votes = site(Good, Good, Good, Good);
+        votes.retain(|vote| {
+            let way = (&*vote.cell.interconnect, &*vote.cell.isp);
+            [("a", "x"), ("b", "y")].contains(&way)
+        });
+        for at in [0, 1, 2] {
+            votes[at] = Vote {
+                cell: votes[at].cell.clone(),
+                ..vote("a", "x", 0, of)
+            };
+        }
+        let verdicts = says(votes, None);
+        let held = |verdict: &Verdict| {
+            let segments = [Segment::OwnNetwork, Segment::Interconnect];
+            verdict.partial && segments.iter().all(|it| verdict.segments.contains(it))
+        };
+        assert!(!verdicts.is_empty());
+        verdicts.iter().all(held)
+    };
+    assert!(private(&[Bad, Good, Good, Good]));
+    // Whole prefixes are no part that a hash of addresses and ports would choose.
+    assert!(!private(&[Bad]));
+}
+
+#[test]
 fn limits_are_set_aside_and_the_rest_goes_on() {
     let mut votes = site(Bad, Bad, Good, Good);
     for client in votes
