@@ -9,7 +9,7 @@ mod reports;
 mod short;
 mod transfer;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
@@ -37,17 +37,8 @@ struct Arguments {
     short_seconds: u64,
 }
 
-fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<()> {
+fn main() -> Result<()> {
+    let arguments = &Arguments::parse();
     let taken = reports::take(arguments.flows, arguments.reports)?;
     println!(
         "reports on one core: {:.0} a second of {} new flows, then {:.0} (medians of {}; lowest {:.0})",
