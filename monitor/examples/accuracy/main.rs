@@ -79,6 +79,35 @@ fn main() -> Result<ExitCode> {
             }
         }
         if arguments.verbose {
+            for said in played.said.iter().filter(|said| said.window == 7) {
+                let verdicts: Vec<_> = said
+                    .verdicts
+                    .iter()
+                    .map(|v| {
+                        (
+                            format!("{:?}", v.place)
+                                .split(' ')
+                                .next()
+                                .unwrap_or_default()
+                                .to_owned(),
+                            v.segments.clone(),
+                            v.limits.clone(),
+                            v.partial,
+                        )
+                    })
+                    .collect();
+                println!(
+                    "at7: {number} {:?} ports {} {:?} {:?} {verdicts:?}",
+                    incident.topology,
+                    incident.ports,
+                    incident.sending,
+                    played
+                        .faults
+                        .iter()
+                        .map(|f| (f.place, f.queue))
+                        .collect::<Vec<_>>()
+                );
+            }
             println!(
                 "grade: {number} {:?} {:?} ports {} recurrent {} unseen {} spreads {} {:?} homes {} named {:?} sets {}/{}",
                 incident.faults,

@@ -24,6 +24,9 @@ use crate::verdict::{Client, RiskGroups, Vote, Window};
 /// A download has no chunks: so much of it counts as one. Hardly any chunk of a video is larger, so
 /// that of video the chunks count.
 const DOWNLOAD_CHUNK_BYTES: u64 = 4 << 20;
+/// What is sent for so long counts as one chunk too, or a prefix whose downloads have become slow
+/// would lose its vote to the very congestion that it is asked about.
+const DOWNLOAD_CHUNK_US: u64 = 4_000_000;
 
 /// Which prefixes moved to another way.
 pub trait Moves {
@@ -276,7 +279,8 @@ fn judged_client(
         comparison,
         chunks: to_client
             .chunks()
-            .max(to_client.acked_bytes / DOWNLOAD_CHUNK_BYTES),
+            .max(to_client.acked_bytes / DOWNLOAD_CHUNK_BYTES)
+            .max(to_client.busy_us / DOWNLOAD_CHUNK_US),
         observations: totals.observations,
         rwnd_limited_share: to_client.rwnd_limited_segments as f64
             / to_client.segments.max(1) as f64,

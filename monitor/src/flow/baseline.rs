@@ -240,13 +240,19 @@ impl Baseline {
     }
 }
 
-/// Lower is better; a slot without RTT samples is the worst.
+/// RTT that does about as much harm as losses or marks of [`HARMFUL_SHARE`].
+const HARMFUL_RTT_US: f64 = 5_000.0;
+const HARMFUL_SHARE: f64 = 0.01;
+
+/// Lower is better; a slot without RTT samples is the worst. Losses and marks count beside the RTT:
+/// a congestion that keeps no queue standing and comes back every evening must not be learned either.
 fn rank(slot: &Slot) -> f64 {
-    if slot.usual.rtt_p10_us.count == 0 {
-        f64::INFINITY
-    } else {
-        slot.usual.rtt_p10_us.mean
+    let usual = &slot.usual;
+    if usual.rtt_p10_us.count == 0 {
+        return f64::INFINITY;
     }
+    usual.rtt_p10_us.mean / HARMFUL_RTT_US
+        + (usual.loss_share.mean + usual.ce_share.mean) / HARMFUL_SHARE
 }
 
 #[cfg(test)]

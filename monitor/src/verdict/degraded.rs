@@ -34,14 +34,19 @@ const SHARE_DEVIATION_FLOOR: f64 = 0.002;
 const SHARE_MEAN_FLOOR: f64 = 0.001;
 /// Rates within 10 % of each other are the same (natural logarithm).
 const LOG_RATE_DEVIATION_FLOOR: f64 = 0.1;
-/// A rate is only comparable when the chunks are: a short one ends in slow start. At least half
-/// of the usual size (natural logarithm), after the test of Facebook's HDratio (IMC 2019).
+/// A chunk of less than this part of the usual size (natural logarithm) ends in slow start, and its
+/// rate is held against what slow start leaves of the usual one.
 const LOG_CHUNK_SHORTER: f64 = std::f64::consts::LN_2;
+/// What TCP sends at once, bytes: ten segments (RFC 6928). Less says nothing about a rate.
+const INITIAL_WINDOW_BYTES: f64 = 14_600.0;
 /// Part of a threshold below which a figure is clearly good.
 const CLEARLY_GOOD: f64 = 0.5;
 /// Less than the tail of Student's t beyond 1, whatever its degrees of freedom: the normal
 /// distribution, which has the least there, has 0.1587.
 const LIKELY: f64 = 0.158;
+/// Losses or marks beyond the usual that slow TCP: cubic and Reno are by one in 500 segments on paths of
+/// tens of milliseconds.
+pub const SLOWING_SHARE: f64 = 0.002;
 /// What happens by chance this often is as usual.
 const USUAL_CHANCE: f64 = 0.05;
 
@@ -59,6 +64,11 @@ pub struct Sign {
 impl Sign {
     fn harms(&self) -> bool {
         self.excess >= self.threshold
+    }
+
+    /// Whether there may be no excess of this share at all.
+    fn is_none(&self) -> bool {
+        self.excess < SLOWING_SHARE || self.chance >= USUAL_CHANCE
     }
 
     fn is_clearly_good(&self) -> bool {
@@ -130,22 +140,20 @@ impl Comparison {
                 },
             })
         };
-        let comparable = figures
-            .log_chunk_bytes
-            .is_some_and(|size| size >= usual.log_chunk_bytes.mean - LOG_CHUNK_SHORTER);
-        let rate = figures
-            .log_rate
-            .filter(|_| comparable)
-            .and_then(|log_rate| {
-                let usual = &usual.log_rate;
-                // Worse is lower: mirrored, so that one test serves all figures.
-                let mirrored = usual.mirrored();
-                Some(Sign {
-                    excess: 1.0 - (log_rate - usual.mean).exp(),
-                    threshold: at.rate_drop_share,
-                    chance: chance(-log_rate, &mirrored, LOG_RATE_DEVIATION_FLOOR, at)?,
-                })
-            });
+        let rate = figures.log_rate.and_then(|log_rate| {
+            let lower = figures
+                .log_chunk_bytes
+                .and_then(|size| slow_start_cost(size, usual))?;
+            let usual = &usual.log_rate;
+            let beside = log_rate + lower;
+            // Worse is lower: mirrored, so that one test serves all figures.
+            let mirrored = usual.mirrored();
+            Some(Sign {
+                excess: 1.0 - (beside - usual.mean).exp(),
+                threshold: at.rate_drop_share,
+                chance: chance(-beside, &mirrored, LOG_RATE_DEVIATION_FLOOR, at)?,
+            })
+        });
         Self {
             rtt,
             loss: share(
@@ -204,7 +212,12 @@ impl Comparison {
         let raw = if signs.queue || signs.loss || signs.ce {
             Raw::Bad
         } else if network_good && signs.rate {
-            Raw::RateOnly
+            let none = |sign: Option<Sign>| sign.is_none_or(|sign| sign.is_none());
+            match none(self.loss) && none(self.ce) {
+                true => Raw::RateOnly,
+                // As few losses slow TCP already, and then it is not known who does.
+                false => Raw::Grey,
+            }
         } else if network_good && good(self.rate) {
             Raw::Good
         } else {
@@ -212,6 +225,28 @@ impl Comparison {
         };
         (raw, signs)
     }
+}
+
+/// By how much the rate of chunks of this size (natural logarithm of bytes) is lower than usual
+/// where nothing is wrong, natural logarithm; `None` where it says nothing.
+///
+/// A player that is slowed asks for smaller chunks, so that they must be compared too. A chunk of b
+/// bytes takes its time at the usual rate and, before it, the rounds in which the window doubles
+/// until it has been sent: log2(b / IW + 1) RTTs, the model of Facebook's HDratio (Schlinker et al.,
+/// IMC 2019, section 3.2). The usual rate holds its own slow start already, so that more is allowed
+/// for than there was.
+fn slow_start_cost(log_bytes: f64, usual: &Usual) -> Option<f64> {
+    if log_bytes >= usual.log_chunk_bytes.mean - LOG_CHUNK_SHORTER {
+        return Some(0.0);
+    }
+    let bytes = log_bytes.exp();
+    if bytes < INITIAL_WINDOW_BYTES || usual.rtt_p10_us.count == 0 {
+        return None;
+    }
+    let rounds = (bytes / INITIAL_WINDOW_BYTES + 1.0).log2().ceil();
+    let slow_start_s = rounds * usual.rtt_p10_us.mean / 1e6;
+    let sending_s = bytes * 8.0 / usual.log_rate.mean.exp();
+    Some(((sending_s + slow_start_s) / sending_s).ln())
 }
 
 /// The chance up to which something counts as bad, over all that were tested, such that at most
@@ -349,13 +384,17 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_of_small_chunks_is_not_compared() {
-        let small = Figures {
-            log_rate: Some(14.0),
-            log_chunk_bytes: Some(11.0),
+    fn the_rate_of_small_chunks_is_what_slow_start_leaves_of_it() {
+        // 60 kB at 40 ms: three rounds, 120 ms, and 54 ms at the usual rate.
+        let small = |log_rate, log_chunk_bytes| Figures {
+            log_rate: Some(log_rate),
+            log_chunk_bytes: Some(log_chunk_bytes),
             ..figures()
         };
-        assert_eq!(judge(&small, 0), Raw::Good);
+        assert_eq!(judge(&small(14.8, 11.0), 0), Raw::Good);
+        assert_eq!(judge(&small(13.5, 11.0), 0), Raw::RateOnly);
+        // What fits into the first window has no rate.
+        assert_eq!(judge(&small(12.0, 9.5), 0), Raw::Good);
     }
 
     #[test]

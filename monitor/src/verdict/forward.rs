@@ -3,14 +3,14 @@
 //! An RTT that grew says nothing about the direction. Losses, CE marks and a delivered rate that
 //! dropped do (TSLP, Luckie et al., IMC 2014, has the same caveat about the way back).
 
+use super::degraded::SLOWING_SHARE;
 use super::finding::Evidence;
 use super::scene::Client;
 
 /// Standard errors that the clients' mean excess must exceed: 1 in 700 by chance.
 const DEVIATIONS: f64 = 3.0;
-/// Additional losses that matter once they are established over many clients: TCP cubic and Reno
-/// are already slowed by one loss in 500 segments on paths of tens of milliseconds.
-pub const LOSS_SHARE: f64 = 0.002;
+/// Additional losses that matter once they are established over many clients.
+pub const LOSS_SHARE: f64 = SLOWING_SHARE;
 /// Part of the usual rate that must be missing on the average.
 const RATE_DROP: f64 = 0.2;
 
@@ -20,17 +20,7 @@ pub fn evidence<'a>(
     clients: impl Iterator<Item = &'a Client> + Clone,
     supports: &str,
 ) -> Option<Evidence> {
-    let item = |kind: &str, mean: &Mean, threshold: f64| {
-        (mean.count > 1 && mean.mean >= threshold && mean.is_certain()).then(|| Evidence {
-            kind: kind.to_owned(),
-            about: None,
-            supports: supports.to_owned(),
-            value: Some(mean.mean),
-            threshold: Some(threshold),
-            samples: mean.count,
-        })
-    };
-    let loss = Mean::of(clients.clone().filter_map(|client| client.comparison.loss));
+    let item = |kind: &str, mean: &Mean, threshold: f64| mean.item(kind, threshold, supports);
     let ce = Mean::of(clients.clone().filter_map(|client| client.comparison.ce));
     let rate = Mean::of(
         clients
@@ -38,10 +28,16 @@ pub fn evidence<'a>(
             .filter(|client| is_rtt_usual(client))
             .filter_map(|client| client.comparison.rate),
     );
-    item("loss_excess_share", &loss, LOSS_SHARE)
+    losses(clients.clone(), supports)
         .or_else(|| item("ce_excess_share", &ce, LOSS_SHARE))
         .or_else(|| item("rate_drop_share", &rate, RATE_DROP))
         .or_else(|| single(clients, supports))
+}
+
+/// What shows that data toward `clients` is lost, if it is.
+pub fn losses<'a>(clients: impl Iterator<Item = &'a Client>, supports: &str) -> Option<Evidence> {
+    let loss = Mean::of(clients.filter_map(|client| client.comparison.loss));
+    loss.item("loss_excess_share", LOSS_SHARE, supports)
 }
 
 /// A short transfer is slower in proportion to its RTT, whichever direction that grew in, so a
@@ -96,5 +92,16 @@ impl Mean {
 
     fn is_certain(&self) -> bool {
         self.mean >= DEVIATIONS * self.error
+    }
+
+    fn item(&self, kind: &str, threshold: f64, supports: &str) -> Option<Evidence> {
+        (self.count > 1 && self.mean >= threshold && self.is_certain()).then(|| Evidence {
+            kind: kind.to_owned(),
+            about: None,
+            supports: supports.to_owned(),
+            value: Some(self.mean),
+            threshold: Some(threshold),
+            samples: self.count,
+        })
     }
 }

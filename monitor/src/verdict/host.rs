@@ -11,12 +11,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Evidence, Finding, Place};
+use super::forward;
 use super::interconnect;
 use super::scene::{Scene, Tally};
 use crate::config::Thresholds;
 
 /// Packets from which a share of drops says something about a device.
 const OFFERED_MIN: u64 = 1_000;
+
+/// Drops below this part of the threshold are none.
+const CLEAN: f64 = 0.1;
 
 /// What our devices counted in one window. Differences, not totals.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -41,6 +45,16 @@ pub struct DeviceCounters {
 }
 
 impl LocalCounters {
+    /// Whether every device was busy enough to tell, and lost and held next to nothing.
+    fn is_clean(&self, at: &Thresholds) -> bool {
+        let few = |device: &DeviceCounters| {
+            let dropped = device.qdisc_dropped + device.nic_tx_dropped;
+            let offered = device.sent_packets + dropped;
+            offered >= OFFERED_MIN && (dropped as f64) < at.host_drop_share * CLEAN * offered as f64
+        };
+        !self.devices.is_empty() && self.devices.iter().all(few) && self.full(at).is_none()
+    }
+
     /// What shows that a queue of ours is full, if one is.
     pub fn full(&self, at: &Thresholds) -> Option<Evidence> {
         let sent_bytes: u64 = self.devices.iter().map(|device| device.sent_bytes).sum();
@@ -118,10 +132,25 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     }
     match scene.local.map(|local| local.full(scene.at)) {
         Some(Some(full)) => Finding::Supported(vec![share_of_bad(scene, "host"), full]),
-        Some(None) => Finding::Open(
+        Some(None) => after_our_devices(scene, place),
+        None => Finding::Open("our queues and devices were not read".to_owned()),
+    }
+}
+
+/// Our queues are not full: what is lost toward the clients is lost after them. A delay may still be
+/// ours: of a card's ring, of a processor that comes late to what it receives.
+fn after_our_devices(scene: &Scene<'_>, place: &Place) -> Finding {
+    let losses = forward::losses(scene.bad_clients(place), "own_network");
+    match losses {
+        Some(losses) if scene.local.is_some_and(|local| local.is_clean(scene.at)) => {
+            Finding::Rejected(format!(
+                "our queues and devices drop nothing, and the clients lost {:.2} % more than usual",
+                losses.value.unwrap_or_default() * 100.0
+            ))
+        }
+        _ => Finding::Open(
             "our queues and devices drop nothing, but they are not all of it".to_owned(),
         ),
-        None => Finding::Open("our queues and devices were not read".to_owned()),
     }
 }
 

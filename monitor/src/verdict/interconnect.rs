@@ -16,20 +16,24 @@
 
 use std::sync::Arc;
 
+use super::access_shared;
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
 use super::host;
 use super::ports::{self, Says};
 use super::scene::{Client, Scene, Tally};
+use super::transit;
 use super::votes::Settled;
 
 /// ISPs that must agree.
-const MIN_ISPS: usize = 2;
+pub const MIN_ISPS: usize = 2;
 /// From this number on, interconnects that are bad all at once have something else in common.
 const MANY_INTERCONNECTS: usize = 3;
-/// A bundle of four with one bad member would have spared this many other flows with less than
-/// 5 % chance: (3/4)^11 = 0.042.
-const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
+/// One damaged link loses packets that its port has sent; that two are damaged at once is no chance.
+const MIN_CLEAN_PORTS: usize = 2;
+/// A bundle of four with one bad member would have spared this many other flows with a chance of
+/// 2.4 %: (3/4)^13 = 0.024.
+const MIN_FLOWS_AGAINST_BUNDLE: u64 = 13;
 /// One member of a bundle of 16, the usual limit of a LAG's hardware tables, carries twice this
 /// share of the clients.
 const MEMBER_SHARE: f64 = 0.03;
@@ -65,10 +69,17 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     match (place, place.interconnect()) {
         (Place::Everything, _) => everything(scene),
         (Place::Prefix { .. }, Some(interconnect)) => one_prefix(scene, place, interconnect),
-        (_, Some(interconnect)) => match part_of_pair(scene, place) {
-            Some(why) => Finding::Open(why),
-            None => one_interconnect(scene, interconnect),
-        },
+        (_, Some(interconnect)) => {
+            if let Some(why) = part_of_pair(scene, place) {
+                Finding::Open(why)
+            } else if access_shared::node(scene, place).is_ok() {
+                Finding::Rejected(format!(
+                    "other prefixes of the same ISP are good through {interconnect}"
+                ))
+            } else {
+                one_interconnect(scene, interconnect)
+            }
+        }
         (_, None) => each_cleared(scene, place),
     }
 }
@@ -83,11 +94,20 @@ fn everything(scene: &Scene<'_>) -> Finding {
         Finding::Rejected("a queue of our own machine is full, before any interconnect".to_owned())
     } else if interconnects >= MANY_INTERCONNECTS && host::everything_is_bad(scene) {
         Finding::Rejected(format!("all {interconnects} interconnects are bad at once"))
+    } else if interconnects >= MIN_CLEAN_PORTS && every_port_is_clean(scene) {
+        Finding::Rejected(format!(
+            "the ports of all {interconnects} interconnects have room and drop nothing"
+        ))
     } else {
         Finding::Open(format!(
             "with {interconnects} interconnects both may have failed, or what they share"
         ))
     }
+}
+
+fn every_port_is_clean(scene: &Scene<'_>) -> bool {
+    let mut names = scene.totals.interconnects.keys();
+    names.all(|name| ports::says(scene, name).is_clean())
 }
 
 fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
@@ -135,10 +155,12 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
         ));
     }
     if let Some(why) = ports::clears(scene, interconnect, &clients) {
-        return Finding::Open(format!(
-            "{} ISPs are bad behind it, but {why}",
-            witnesses.len()
-        ));
+        let why = format!("{} ISPs are bad behind it, but {why}", witnesses.len());
+        // Another network begins behind the port; where the ISP does, what leads to it is ours.
+        return match transit::leads_through_another(scene, interconnect) {
+            true => Finding::Rejected(why),
+            false => Finding::Open(why),
+        };
     }
     if let Some(why) = shared_fault(scene, interconnect) {
         return Finding::Open(why);
@@ -157,7 +179,7 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
 }
 
 /// The ISPs that are bad behind it and cannot be as bad elsewhere.
-fn witnesses(scene: &Scene<'_>, interconnect: &str) -> Vec<(Arc<str>, Tally)> {
+pub fn witnesses(scene: &Scene<'_>, interconnect: &str) -> Vec<(Arc<str>, Tally)> {
     scene
         .by_isp(interconnect)
         .into_iter()
@@ -264,7 +286,8 @@ pub fn is_contested(scene: &Scene<'_>, interconnect: &str) -> bool {
     witnesses(scene, interconnect).len() >= MIN_ISPS
         && !scene.by_isp(interconnect).values().any(is_good)
         && (shared_fault(scene, interconnect).is_some()
-            || ports::clears(scene, interconnect, &clients).is_some())
+            || (!transit::leads_through_another(scene, interconnect)
+                && ports::clears(scene, interconnect, &clients).is_some()))
 }
 
 /// Whether the ISP could be as bad behind another interconnect, if all that is unsettled there

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::access_shared;
 use super::finding::{Evidence, Finding, Place};
 use super::host;
 use super::interconnect;
@@ -23,6 +24,9 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     match place {
         Place::Everything => everything(scene),
         Place::Interconnect(interconnect) => several(scene, place, interconnect),
+        Place::Pair { isp, .. } if access_shared::node(scene, place).is_ok() => Finding::Rejected(
+            format!("nearly all other prefixes of {isp} on the same way are good"),
+        ),
         Place::Isp { isp, .. } | Place::Pair { isp, .. } => one(scene, isp),
         Place::Prefix { isp, .. } => others_good(scene, place, isp),
     }

@@ -20,6 +20,14 @@ const WINDOWS: u64 = SETTLED_AFTER as u64 + 2;
 /// Clients that are bad together are no coincidence of lines.
 const TOGETHER: usize = 3;
 
+/// Clients that became bad within so many windows have one cause ...
+const BEGAN_TOGETHER: usize = 5;
+const BEGAN_WINDOWS: u64 = 4;
+/// ... where they are this many times as many as would have begun by themselves, were each line to
+/// fail in one window of two thousand.
+const BEYOND_CHANCE: f64 = 5.0;
+const FAILS_ONE_IN: f64 = 2_000.0;
+
 /// One access line or home.
 pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     let Place::Prefix { .. } = place else {
@@ -38,6 +46,10 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
             Finding::Rejected(format!(
                 "{clients} clients in {} prefixes are bad at once",
                 bad.len()
+            ))
+        } else if let Some(count) = began_at_once(scene, place) {
+            Finding::Rejected(format!(
+                "{count} of {clients} bad clients became so within {BEGAN_WINDOWS} windows"
             ))
         } else {
             Finding::Open(format!("only {clients} clients are bad"))
@@ -107,6 +119,28 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
             siblings.prefixes as usize,
         ),
     ])
+}
+
+/// How many of the bad clients became bad at about the same time, where that is nearly all of them:
+/// lines fail each at its own time.
+fn began_at_once(scene: &Scene<'_>, place: &Place) -> Option<usize> {
+    let mut onsets: Vec<u64> = scene
+        .bad_clients(place)
+        .filter_map(|client| client.track.onset())
+        .collect();
+    onsets.sort_unstable();
+    let near = |first: usize| {
+        let until = onsets[first] + BEGAN_WINDOWS;
+        onsets[first..].partition_point(|onset| *onset < until)
+    };
+    let most = (0..onsets.len()).map(near).max()?;
+    let clients = scene.bad_clients(place).count();
+    let all: usize = scene.at_place(place).map(|vote| vote.clients.len()).sum();
+    let by_themselves = all as f64 * BEGAN_WINDOWS as f64 / FAILS_ONE_IN;
+    (most >= BEGAN_TOGETHER
+        && most as f64 >= BEYOND_CHANCE * by_themselves
+        && most as f64 >= scene.at.bad_share * clients as f64)
+        .then_some(most)
 }
 
 /// The other prefixes of the same ISP through the same interconnect.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::conclude::{laplace, symptoms};
 use super::finding::{Alternative, Evidence, Limit, Place, Segment, Verdict, log_name};
+use super::forward;
 use super::scene::{Client, Vote};
 use super::{receiver_limited, sender_limited};
 
@@ -17,13 +18,20 @@ const EXPLAIN: f64 = 0.8;
 /// The clients of a window that limit themselves.
 pub struct Limited<'a> {
     clients: Vec<(Limit, &'a Client)>,
+    /// Those that a middlebox explains.
+    proxied: usize,
     /// How many clients are bad at all.
     bad: usize,
 }
 
 impl<'a> Limited<'a> {
-    /// The votes without the clients that limit themselves, and these clients.
-    pub fn set_aside(votes: &'a [Vote], bad: usize) -> (Cow<'a, [Vote]>, Self) {
+    /// The votes without the clients that limit themselves, and these clients. `is_proxied`: whether a
+    /// middlebox of that ISP is why its clients' windows are full.
+    pub fn set_aside(
+        votes: &'a [Vote],
+        bad: usize,
+        is_proxied: impl Fn(&str) -> bool,
+    ) -> (Cow<'a, [Vote]>, Self) {
         let mut limited = Vec::new();
         let limits =
             |client: &Client| receiver_limited::holds(client) || sender_limited::holds(client);
@@ -36,15 +44,19 @@ impl<'a> Limited<'a> {
                 Cow::Borrowed(votes),
                 Self {
                     clients: limited,
+                    proxied: 0,
                     bad,
                 },
             );
         }
         let mut kept = Vec::new();
+        let mut proxied = 0;
         for vote in votes {
             let mut clients = Vec::new();
             for client in vote.clients.iter() {
-                if receiver_limited::holds(client) {
+                if receiver_limited::holds(client) && is_proxied(&vote.cell.isp) {
+                    proxied += 1;
+                } else if receiver_limited::holds(client) {
                     limited.push((receiver_limited::LIMIT, client));
                 } else if sender_limited::holds(client) {
                     limited.push((sender_limited::LIMIT, client));
@@ -63,6 +75,7 @@ impl<'a> Limited<'a> {
             Cow::Owned(kept),
             Self {
                 clients: limited,
+                proxied,
                 bad,
             },
         )
@@ -70,7 +83,8 @@ impl<'a> Limited<'a> {
 
     /// Whether nearly everybody who is slow holds himself back, or is held back by us.
     fn explain_enough(&self) -> bool {
-        !self.clients.is_empty() && self.clients.len() as f64 >= EXPLAIN * self.bad as f64
+        let unexplained = self.bad - self.proxied;
+        !self.clients.is_empty() && self.clients.len() as f64 >= EXPLAIN * unexplained as f64
     }
 
     /// Their verdict, if they are the answer.
@@ -79,6 +93,10 @@ impl<'a> Limited<'a> {
             return None;
         }
         let clients: Vec<&Client> = self.clients.iter().map(|(_, client)| *client).collect();
+        // What is too little to be seen in one of them may be plain in all.
+        if forward::losses(clients.iter().copied(), "none").is_some() {
+            return None;
+        }
         let limits: BTreeSet<Limit> = self.clients.iter().map(|(limit, _)| *limit).collect();
         let mut evidence = symptoms(&clients);
         evidence.extend(limits.iter().flat_map(|&limit| self.evidence(limit)));
@@ -91,7 +109,7 @@ impl<'a> Limited<'a> {
             degraded: Some(true),
             rejected: rejected.collect(),
             limits,
-            confidence: laplace(self.clients.len() as f64, self.bad),
+            confidence: laplace(self.clients.len() as f64, self.bad - self.proxied),
             evidence,
             observations: clients.iter().map(|client| client.observations).sum(),
             ..Verdict::about(Place::Everything)

@@ -7,8 +7,9 @@
 //! is set aside, and the rest goes on, so that two faults give two verdicts:
 //!
 //! 0. *degraded at all?* ([`degraded`], [`standing`], `none`); 1. `inconclusive`;
-//! 2. [`sender_limited`], [`receiver_limited`]; 3. [`host`]; 4. [`interconnect`]; 6. [`isp`];
-//! 8. [`last_mile`], one prefix at a time; 10. `undecided`: what is left, as sets.
+//! 2. [`sender_limited`], [`receiver_limited`]; 3. [`host`]; 4. [`interconnect`]; 5. [`transit`];
+//! 6. [`isp`]; 8. [`last_mile`], one prefix at a time; 10. `undecided`: what is left, as sets, and
+//!    [`access_shared`] among them.
 
 pub mod access_shared;
 pub mod behind_proxy;
@@ -98,8 +99,13 @@ pub fn decide(
         return vec![none::verdict(window, at)];
     }
 
-    let (votes, limited) = Limited::set_aside(&window.votes, bad);
-    let mut verdicts = Vec::from_iter(limited.verdict());
+    let mut verdicts = behind_proxy::verdicts(&window.votes, at);
+    let is_proxied = |isp: &str| {
+        let mut isps = verdicts.iter().filter_map(|verdict| verdict.place.isp());
+        isps.any(|proxied| **proxied == *isp)
+    };
+    let (votes, limited) = Limited::set_aside(&window.votes, bad, is_proxied);
+    verdicts.extend(limited.verdict());
     let index = Index::new(&votes);
     let totals = Totals::of(&index);
     let all = Votes::all(&index);
@@ -163,6 +169,12 @@ fn next_place(scene: &Scene<'_>, no_line: &mut NoLine) -> Option<Place> {
         }
         let place = Place::Interconnect(interconnect);
         if matches!(interconnect::examine(scene, &place), Finding::Supported(_)) {
+            return Some(place);
+        }
+    }
+    for interconnect in scene.bad_interconnects(&everything) {
+        let place = Place::Interconnect(interconnect);
+        if matches!(transit::examine(scene, &place), Finding::Supported(_)) {
             return Some(place);
         }
     }

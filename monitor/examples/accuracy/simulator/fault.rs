@@ -23,7 +23,7 @@ pub enum Place {
     Proxy(usize),
     /// Not the network: the sender holds back.
     Sender,
-    /// Not the network: receivers of one ISP do.
+    /// Not the network: one of the kinds of players does, wherever it is.
     Receiver(usize),
 }
 
@@ -123,9 +123,8 @@ impl Fault {
             Place::Handover(isp) => {
                 home.isp == isp && world.interconnects[home.interconnect].transit.is_some()
             }
-            Place::Isp(isp) | Place::Reverse(isp) | Place::Proxy(isp) | Place::Receiver(isp) => {
-                home.isp == isp
-            }
+            Place::Isp(isp) | Place::Reverse(isp) | Place::Proxy(isp) => home.isp == isp,
+            Place::Receiver(player) => home.player == player,
             Place::AccessNode(isp, node) => home.isp == isp && home.node == node,
             Place::LastMile(number) => at == number,
         }

@@ -165,7 +165,7 @@ fn is_about(world: &World, fault: &Fault, name: &Name) -> bool {
     };
     let isp = |at: usize| name.isp.as_ref().is_none_or(|isp| *isp == world.isps[at]);
     match fault.place {
-        Place::Host | Place::OwnNetwork | Place::Sender => true,
+        Place::Host | Place::OwnNetwork | Place::Sender | Place::Receiver(_) => true,
         Place::Interconnect(at) | Place::BundleMember(at, _) | Place::Transit(at) => {
             interconnect(at)
         }
@@ -173,7 +173,6 @@ fn is_about(world: &World, fault: &Fault, name: &Name) -> bool {
         | Place::Isp(at)
         | Place::Reverse(at)
         | Place::Proxy(at)
-        | Place::Receiver(at)
         | Place::AccessNode(at, _) => isp(at),
         Place::LastMile(at) => {
             let home = &world.homes[at];

@@ -16,7 +16,7 @@ use super::fault::{Effects, Fault, Place, Queue};
 use super::random::Random;
 use super::rivals::{BlameIt, Signature};
 use super::traffic::{self, Sending, WINDOW_S};
-use super::world::{Scale, Topology, World};
+use super::world::{PLAYERS, Scale, Topology, World};
 
 /// Windows before the fault: enough for a baseline, and some more.
 pub const LEAD_IN: u64 = 30;
@@ -81,7 +81,10 @@ impl Kind {
     /// One of its places in `world`; `None` where the world has none.
     fn place(self, world: &World, random: &mut Random) -> Option<Place> {
         let isp = random.index(world.isps.len());
-        let link = random.index(world.interconnects.len());
+        let used: Vec<usize> = (0..world.interconnects.len())
+            .filter(|&at| world.homes.iter().any(|home| home.interconnect == at))
+            .collect();
+        let link = used[random.index(used.len())];
         let transits: Vec<usize> = (0..world.interconnects.len())
             .filter(|&at| world.interconnects[at].transit.is_some())
             .collect();
@@ -103,7 +106,7 @@ impl Kind {
             Self::Reverse => Place::Reverse(isp),
             Self::Proxy => Place::Proxy(isp),
             Self::Sender => Place::Sender,
-            Self::Receiver => Place::Receiver(isp),
+            Self::Receiver => Place::Receiver(random.index(PLAYERS)),
         })
     }
 }

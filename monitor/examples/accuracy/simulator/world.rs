@@ -55,6 +55,8 @@ pub struct Home {
     pub node: usize,
     /// The member of its interconnect's bundle of [`MEMBERS`].
     pub member: usize,
+    /// Which of the [`PLAYERS`] it has.
+    pub player: usize,
     pub address: Ipv4Addr,
     pub location: Location,
     pub base_rtt_us: f64,
@@ -63,6 +65,8 @@ pub struct Home {
     pub watches: f64,
 }
 
+/// Kinds of players.
+pub const PLAYERS: usize = 3;
 /// Links of a bundle.
 pub const MEMBERS: usize = 4;
 /// Prefixes behind one access node.
@@ -178,6 +182,7 @@ impl World {
                 isp,
                 node,
                 member: random.index(MEMBERS),
+                player: random.index(PLAYERS),
                 address: Ipv4Addr::from(u32::from(network) + 1 + number as u32),
                 location: Location {
                     unit,
