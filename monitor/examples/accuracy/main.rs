@@ -123,7 +123,7 @@ fn main() -> Result<ExitCode> {
                 grade.sets
             );
         }
-        report.add(incident, &grade);
+        report.add(incident, &played, &grade);
         report.add_rival("blame_it", &grade::rival(&played, |said| &said.blame_it));
         report.add_rival("signature", &grade::rival(&played, |said| &said.signature));
         for &without in ablations {

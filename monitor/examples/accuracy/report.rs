@@ -7,10 +7,10 @@ use serde::Serialize;
 use statrs::distribution::{Beta, ContinuousCDF};
 
 use super::simulator::days::Days;
-use super::simulator::fault::Queue;
+use super::simulator::fault::{Place, Queue};
 use super::simulator::grade::{Grade, IN_TIME};
-use super::simulator::incident::{Incident, Kind, Without};
-use super::simulator::world::Topology;
+use super::simulator::incident::{Incident, Kind, Played, Without};
+use super::simulator::separable::{is_compared, is_separable};
 
 /// What the figures are about.
 const INTRODUCTION: &str = "\
@@ -56,6 +56,11 @@ pub struct Sums {
     pub set_sizes: u64,
     pub limits_right: u64,
     pub limits_wrong: u64,
+    /// Incidents with a right answer: a name, a limit, or the least set that can be said.
+    pub answered: u64,
+    /// Names and sets in the windows in which whoever is affected is settled.
+    pub answers: u64,
+    pub answer_sizes: u64,
 }
 
 impl Sums {
@@ -70,6 +75,9 @@ impl Sums {
         self.set_sizes += grade.set_sizes;
         self.limits_right += grade.limits_right;
         self.limits_wrong += grade.limits_wrong;
+        self.answered += u64::from(grade.first_answer.is_some());
+        self.answers += grade.answers;
+        self.answer_sizes += grade.answer_sizes;
     }
 }
 
@@ -84,15 +92,13 @@ pub enum Told {
     Losses,
     /// The same with marks alone.
     Marks,
-    /// There is nothing to compare with, and no counters.
+    /// There is nothing to compare with: no counters, no second ISP, no second way.
     Nothing,
 }
 
 impl Told {
-    fn of(incident: &Incident, queue: Queue) -> Self {
-        // A damaged link's port counts nothing.
-        let port = incident.ports && queue != Queue::RandomLoss;
-        if incident.topology == Topology::Dedicated && !port {
+    fn of(played: &Played, link: usize, queue: Queue) -> Self {
+        if !is_compared(played, link, queue) {
             return Self::Nothing;
         }
         match queue {
@@ -112,6 +118,8 @@ pub struct Report {
     kinds: BTreeMap<Kind, Sums>,
     /// Faults at interconnects alone.
     interconnects: BTreeMap<Told, Sums>,
+    /// Single faults that the data can separate from everything else.
+    separable: Sums,
     rivals: BTreeMap<&'static str, Sums>,
     ablations: BTreeMap<Without, Sums>,
     stated: Vec<(f64, bool)>,
@@ -128,6 +136,7 @@ pub struct Figures<'a> {
     wrong_share_bound: f64,
     kinds: &'a BTreeMap<Kind, Sums>,
     interconnects: &'a BTreeMap<Told, Sums>,
+    separable: &'a Sums,
     rivals: &'a BTreeMap<&'static str, Sums>,
     ablations: &'a BTreeMap<Without, Sums>,
     brier_score: Option<f64>,
@@ -149,7 +158,7 @@ impl Report {
         self.skipped += 1;
     }
 
-    pub fn add(&mut self, incident: &Incident, grade: &Grade) {
+    pub fn add(&mut self, incident: &Incident, played: &Played, grade: &Grade) {
         self.all.add(grade);
         // With two faults the first decides where it is counted.
         let kind = incident
@@ -157,9 +166,14 @@ impl Report {
             .first()
             .map_or(Kind::None, |(kind, _)| *kind);
         self.kinds.entry(kind).or_default().add(grade);
-        if let [(Kind::Interconnect, queue)] = incident.faults[..] {
-            let told = Told::of(incident, queue);
+        if let [fault] = &played.faults[..]
+            && let Place::Interconnect(link) = fault.place
+        {
+            let told = Told::of(played, link, fault.queue);
             self.interconnects.entry(told).or_default().add(grade);
+        }
+        if is_separable(played) {
+            self.separable.add(grade);
         }
         self.stated.extend(&grade.stated);
     }
@@ -186,6 +200,7 @@ impl Report {
             wrong_share_bound: upper_bound(self.all.names_wrong, self.all.names),
             kinds: &self.kinds,
             interconnects: &self.interconnects,
+            separable: &self.separable,
             rivals: &self.rivals,
             ablations: &self.ablations,
             brier_score: self.brier_score(),
@@ -222,6 +237,8 @@ impl Report {
              | exact 95 % bound | {} |\n\
              | sets with the truth in them | {} of {} ({}) |\n\
              | mean size of a set | {} |\n\
+             | mean size of an answer (names and sets) where the data can separate | {} |\n\
+             | incidents with a name among those | {} |\n\
              | names stated at 0.95 or more that were right | {right} of {stated} ({}) |\n\
              | Brier score of names | {} |",
             self.all.incidents,
@@ -235,6 +252,8 @@ impl Report {
             self.all.sets,
             percent(share(self.all.sets_right, self.all.sets)),
             number(share(self.all.set_sizes, self.all.sets)),
+            number(share(self.separable.answer_sizes, self.separable.answers)),
+            percent(share(self.separable.named, self.separable.incidents)),
             percent(share(right, stated)),
             number(self.brier_score()),
         );

@@ -36,6 +36,13 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
             let isps = scene.bad_isps(place);
             if isps.len() >= 2 {
                 Finding::Rejected(format!("clients of {} are bad at once", isps.join(" and ")))
+            } else if place
+                .interconnect()
+                .is_some_and(|it| interconnect::same_prefixes_elsewhere(scene, it).is_some())
+            {
+                Finding::Rejected(
+                    "the same prefixes are good through another interconnect".to_owned(),
+                )
             } else {
                 Finding::Open("only one ISP is bad".to_owned())
             }

@@ -37,6 +37,8 @@ const LOG_RATE_DEVIATION_FLOOR: f64 = 0.1;
 /// A chunk of less than this part of the usual size (natural logarithm) ends in slow start, and its
 /// rate is held against what slow start leaves of the usual one.
 const LOG_CHUNK_SHORTER: f64 = std::f64::consts::LN_2;
+/// The RTT quantile that stands for the longest that slowed the rate.
+const BUSY_QUANTILE: f64 = 0.9;
 /// What TCP sends at once, bytes: ten segments (RFC 6928). Less says nothing about a rate.
 const INITIAL_WINDOW_BYTES: f64 = 14_600.0;
 /// Part of a threshold below which a figure is clearly good.
@@ -88,6 +90,11 @@ pub struct Comparison {
     pub ce: Option<Sign>,
     /// Share of the usual rate that is missing.
     pub rate: Option<Sign>,
+    /// Share of it that would be missing if the rate had fallen in proportion to the longer RTT
+    /// first, as that of a sender limited by losses or its window does: what is left has been slowed
+    /// on its way to the client.
+    #[serde(default)]
+    pub rate_beyond_rtt: Option<f64>,
 }
 
 /// Which figures are bad.
@@ -169,6 +176,11 @@ impl Comparison {
                 at.ce_excess_share,
             ),
             rate,
+            rate_beyond_rtt: rate.and_then(|rate| {
+                let longest = f64::from(totals.rtt_quantile_us(BUSY_QUANTILE)?);
+                let longer = (longest / usual.rtt_p10_us.mean).max(1.0);
+                Some(1.0 - (1.0 - rate.excess) * longer)
+            }),
         }
     }
 

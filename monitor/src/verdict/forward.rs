@@ -3,7 +3,7 @@
 //! An RTT that grew says nothing about the direction. Losses, CE marks and a delivered rate that
 //! dropped do (TSLP, Luckie et al., IMC 2014, has the same caveat about the way back).
 
-use super::degraded::SLOWING_SHARE;
+use super::degraded::{Comparison, SLOWING_SHARE, Sign};
 use super::finding::Evidence;
 use super::scene::Client;
 
@@ -21,13 +21,10 @@ pub fn evidence<'a>(
     supports: &str,
 ) -> Option<Evidence> {
     let item = |kind: &str, mean: &Mean, threshold: f64| mean.item(kind, threshold, supports);
-    let ce = Mean::of(clients.clone().filter_map(|client| client.comparison.ce));
-    let rate = Mean::of(
-        clients
-            .clone()
-            .filter(|client| is_rtt_usual(client))
-            .filter_map(|client| client.comparison.rate),
-    );
+    let ce = Mean::of(excesses(clients.clone(), |it| it.ce));
+    // A short transfer is slower in proportion to its RTT, whichever direction that grew in.
+    let rates = clients.clone();
+    let rate = Mean::of(rates.filter_map(|client| client.comparison.rate_beyond_rtt));
     losses(clients.clone(), supports)
         .or_else(|| item("ce_excess_share", &ce, LOSS_SHARE))
         .or_else(|| item("rate_drop_share", &rate, RATE_DROP))
@@ -36,17 +33,16 @@ pub fn evidence<'a>(
 
 /// What shows that data toward `clients` is lost, if it is.
 pub fn losses<'a>(clients: impl Iterator<Item = &'a Client>, supports: &str) -> Option<Evidence> {
-    let loss = Mean::of(clients.filter_map(|client| client.comparison.loss));
+    let loss = Mean::of(excesses(clients, |it| it.loss));
     loss.item("loss_excess_share", LOSS_SHARE, supports)
 }
 
-/// A short transfer is slower in proportion to its RTT, whichever direction that grew in, so a
-/// rate speaks for the direction only where the RTT did not grow.
-fn is_rtt_usual(client: &Client) -> bool {
-    client
-        .comparison
-        .rtt
-        .is_some_and(|rtt| rtt.excess < rtt.threshold)
+fn excesses<'a>(
+    clients: impl Iterator<Item = &'a Client>,
+    pick: fn(&Comparison) -> Option<Sign>,
+) -> impl Iterator<Item = f64> {
+    let signs = clients.filter_map(move |client| pick(&client.comparison));
+    signs.map(|sign| sign.excess)
 }
 
 /// A single client has no mean; then its own significant signs must do.
@@ -57,7 +53,7 @@ fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> 
         ("loss_excess_share", comparison.loss?)
     } else if signs.ce {
         ("ce_excess_share", comparison.ce?)
-    } else if signs.rate && is_rtt_usual(client) {
+    } else if signs.rate && comparison.rate_beyond_rtt.is_some_and(|it| it >= RATE_DROP) {
         ("rate_drop_share", comparison.rate?)
     } else {
         return None;
@@ -80,9 +76,9 @@ struct Mean {
 }
 
 impl Mean {
-    fn of(signs: impl Iterator<Item = super::degraded::Sign>) -> Self {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut moments = crate::flow::baseline::Moments::default();
-        signs.for_each(|sign| moments.push(Some(sign.excess)));
+        values.for_each(|value| moments.push(Some(value)));
         Self {
             count: moments.count,
             mean: moments.mean,

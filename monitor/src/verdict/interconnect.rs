@@ -17,11 +17,13 @@
 use std::sync::Arc;
 
 use super::access_shared;
+use super::elsewhere;
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
 use super::host;
 use super::ports::{self, Says};
 use super::scene::{Client, Scene, Tally};
+use super::standing::{AT_ONCE_WINDOWS, MEMBER_SHARE};
 use super::transit;
 use super::votes::Settled;
 
@@ -34,9 +36,6 @@ const MIN_CLEAN_PORTS: usize = 2;
 /// A bundle of four with one bad member would have spared this many other flows with a chance of
 /// 2.4 %: (3/4)^13 = 0.024.
 const MIN_FLOWS_AGAINST_BUNDLE: u64 = 13;
-/// One member of a bundle of 16, the usual limit of a LAG's hardware tables, carries twice this
-/// share of the clients.
-const MEMBER_SHARE: f64 = 0.03;
 /// With one bad member of two, half of the clients are bad, and chance moves that.
 const MOST_OF_BUNDLE: f64 = 0.7;
 /// Bad clients that make a part; fewer may be as many homes.
@@ -45,9 +44,6 @@ const MIN_MEMBER_CLIENTS: u64 = 3;
 const IMPROBABLE: f64 = 3.0;
 /// How much more often clients are bad behind a bad bundle than elsewhere.
 const SPECIFIC: f64 = 3.0;
-/// Windows within which clients became bad at the same time: what has one cause shows at different
-/// homes as soon as each of them fetches something.
-const AT_ONCE_WINDOWS: u64 = 2;
 /// Others of the same ISP that are bad at once: two more lines may be chance, a third is less
 /// likely than one cause.
 const TOGETHER: usize = 2;
@@ -56,7 +52,12 @@ const TOGETHER: usize = 2;
 /// nearly all are bad as must agree. Quickly answered, for interconnects of which there is nothing
 /// to say.
 pub fn may_be_named(scene: &Scene<'_>, interconnect: &str) -> bool {
-    ports::says(scene, interconnect).is_full() || may_have_witnesses(scene, interconnect)
+    ports::says(scene, interconnect).is_full()
+        || may_have_witnesses(scene, interconnect)
+        || scene.totals.interconnects.len() >= 2 && {
+            let is_bad = |tally: &Tally| tally.is_bad(scene.at);
+            scene.rest.count_isps(interconnect, is_bad) > 0
+        }
 }
 
 fn may_have_witnesses(scene: &Scene<'_>, interconnect: &str) -> bool {
@@ -137,6 +138,9 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
         if let Some(why) = ports::clears(scene, interconnect, &clients) {
             return Finding::Rejected(why);
         }
+        if let Some(evidence) = same_prefixes_elsewhere(scene, interconnect) {
+            return Finding::Supported(evidence);
+        }
         return Finding::Open(match (contradiction, witnesses.first()) {
             (Some(why), _) => why,
             (None, Some((isp, _))) => format!(
@@ -176,6 +180,25 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
         .collect();
     evidence.push(forward);
     Finding::Supported(evidence)
+}
+
+/// What shows that the prefixes behind it are good through another interconnect at the same time, where
+/// that names it: every ISP behind it is bad, and data toward the clients is slowed.
+pub fn same_prefixes_elsewhere(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evidence>> {
+    let isps = scene.by_isp(interconnect);
+    let counted = |tally: &&Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
+    let mut tallies = isps.values().filter(counted).peekable();
+    let every_isp_is_bad =
+        tallies.peek().is_some() && tallies.all(|tally: &Tally| tally.is_bad(scene.at));
+    if !every_isp_is_bad || shared_fault(scene, interconnect).is_some() {
+        return None;
+    }
+    let place = Place::Interconnect(interconnect.into());
+    let clients: Vec<&Client> = scene.bad_clients(&place).collect();
+    let forward = forward::evidence(clients.iter().copied(), "interconnect")?;
+    let mut evidence = elsewhere::good_elsewhere(scene, interconnect)?;
+    evidence.push(forward);
+    Some(evidence)
 }
 
 /// The ISPs that are bad behind it and cannot be as bad elsewhere.
@@ -492,9 +515,15 @@ pub fn maybe_bundle(scene: &Scene<'_>, place: &Place) -> Option<String> {
             onsets.iter().any(near)
         })
         .count();
-    (at_once > 0 && at_once as f64 >= MEMBER_SHARE * all as f64).then(|| {
-        format!(
+    if at_once > 0 && at_once as f64 >= MEMBER_SHARE * all as f64 {
+        return Some(format!(
             "{at_once} of {all} other clients behind {interconnect} became bad at the same time: one member of a bundle would do that"
+        ));
+    }
+    let began = |client: &Client| client.track.began_with_others();
+    scene.bad_clients(place).any(began).then(|| {
+        format!(
+            "others behind {interconnect}, silent now, became bad at the same time: one member of a bundle would do that"
         )
     })
 }

@@ -58,6 +58,8 @@ fn several(scene: &Scene<'_>, place: &Place, interconnect: &str) -> Finding {
             "{bad} ISPs are bad behind {interconnect} at once: {}",
             scene.bad_isps(place).join(", ")
         ))
+    } else if interconnect::same_prefixes_elsewhere(scene, interconnect).is_some() {
+        Finding::Rejected("the same prefixes are good through another interconnect".to_owned())
     } else {
         Finding::Open(format!("no second ISP behind {interconnect} is settled"))
     }

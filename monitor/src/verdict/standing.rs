@@ -21,6 +21,12 @@ const FORGOTTEN_AFTER: u64 = 4;
 /// Windows of its own for which having been bad with many others counts: while a client is silent it
 /// does not become clear whether it goes on alone.
 const SHARED_FOR: u32 = 4;
+/// Windows within which clients became bad at the same time: what has one cause shows at different
+/// homes as soon as each of them fetches something.
+pub const AT_ONCE_WINDOWS: u64 = 2;
+/// One member of a bundle of 16, the usual limit of a LAG's hardware tables, carries twice this
+/// share of the clients.
+pub const MEMBER_SHARE: f64 = 0.03;
 
 /// What a client stands for in a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +55,10 @@ pub struct Track {
     window: u64,
     /// Windows of its own since it was bad together with many others.
     shared: Option<u32>,
+    /// Others behind the same interconnect became bad when it did, as many as a member of a bundle
+    /// has clients. They may be silent by now.
+    #[serde(default)]
+    at_once: bool,
 }
 
 impl Track {
@@ -63,6 +73,7 @@ impl Track {
             not_recovered: false,
             window,
             shared: None,
+            at_once: false,
         }
     }
 
@@ -82,6 +93,7 @@ impl Track {
                 self.not_recovered |= self.bad_windows >= SETTLED_AFTER;
                 if self.bad_windows == 1 && !self.not_recovered {
                     self.bad_since = Some(window);
+                    self.at_once = false;
                 }
                 self.standing = if self.not_recovered {
                     Standing::Bad
@@ -175,6 +187,11 @@ impl Track {
         self.was_good
     }
 
+    /// Whether others behind the same interconnect became bad when it did.
+    pub fn began_with_others(&self) -> bool {
+        self.at_once && self.onset().is_some()
+    }
+
     /// Whether it was bad together with many others, lately.
     pub fn is_shared(&self) -> bool {
         self.shared.is_some_and(|windows| windows <= SHARED_FOR)
@@ -229,6 +246,7 @@ impl Standings {
                 tracks.push(*track);
             }
         }
+        self.note_companions(clients, &mut tracks);
         self.tracks.retain(|_, past| {
             past.retain(|(_, track)| window.saturating_sub(track.window) <= FORGOTTEN_AFTER);
             !past.is_empty()
@@ -238,6 +256,45 @@ impl Standings {
 }
 
 impl Standings {
+    /// Notes which of the clients, whose tracks these are, became bad together with others.
+    fn note_companions(&mut self, clients: &[Judged<'_>], tracks: &mut [Track]) {
+        let mut onsets: HashMap<&str, BTreeMap<u64, u64>, RandomState> = HashMap::default();
+        for (cell, past) in &self.tracks {
+            for onset in past.iter().filter_map(|(_, track)| track.onset()) {
+                let of = onsets.entry(&*cell.interconnect).or_default();
+                *of.entry(onset).or_default() += 1;
+            }
+        }
+        let mut behind: HashMap<&str, u64, RandomState> = HashMap::default();
+        for client in clients {
+            *behind.entry(&*client.cell.interconnect).or_default() += 1;
+        }
+        let mut began = Vec::new();
+        for (at, (client, track)) in clients.iter().zip(tracks.iter_mut()).enumerate() {
+            let Some(onset) = track.onset().filter(|_| !track.at_once) else {
+                continue;
+            };
+            let interconnect = &*client.cell.interconnect;
+            let near = onset.saturating_sub(AT_ONCE_WINDOWS)..=onset + AT_ONCE_WINDOWS;
+            let together = onsets.get(interconnect).map_or(0, |onsets| {
+                onsets.range(near).map(|(_, count)| count).sum::<u64>()
+            });
+            let others = together.saturating_sub(1) as f64;
+            if others > 0.0 && others >= MEMBER_SHARE * behind[interconnect] as f64 {
+                track.at_once = true;
+                began.push(at);
+            }
+        }
+        for at in began {
+            let Judged { cell, address, .. } = &clients[at];
+            if let Some(past) = self.tracks.get_mut(*cell)
+                && let Ok(found) = past.binary_search_by_key(address, |(address, _)| *address)
+            {
+                past[found].1.at_once = true;
+            }
+        }
+    }
+
     /// Forgets the clients of the cells for which `holds`: what they were is no measure of what
     /// they are.
     pub fn forget(&mut self, holds: impl Fn(&CellKey) -> bool) {
@@ -365,6 +422,38 @@ mod tests {
         assert_eq!(lasting(Raw::Good, 105), 0);
         assert_eq!(lasting(Raw::Bad, 106), 0);
         assert_eq!(lasting(Raw::Bad, 107), 2);
+    }
+
+    #[test]
+    fn who_became_bad_with_another_did_so_while_that_one_is_silent() {
+        let homes: Vec<CellKey> = (0..20).map(|third| cell("a", "x", third)).collect();
+        let mut standings = Standings::default();
+        let mut window = |number: u64, bad: &[usize], silent: &[usize]| {
+            let there = (0..homes.len()).filter(|at| !silent.contains(at));
+            let clients: Vec<Judged<'_>> = there
+                .map(|at| Judged {
+                    cell: &homes[at],
+                    address: [10, 0, at as u8, 1].into(),
+                    raw: if bad.contains(&at) {
+                        Raw::Bad
+                    } else {
+                        Raw::Good
+                    },
+                })
+                .collect();
+            standings.advance(&clients, number)[0]
+        };
+        window(10, &[], &[]);
+        assert!(!window(11, &[0], &[]).began_with_others());
+        assert!(window(12, &[0, 7], &[]).began_with_others());
+        assert!(window(13, &[0, 7], &[7]).began_with_others());
+        assert!(window(14, &[0], &[7]).began_with_others());
+        for number in 15..20 {
+            window(number, &[], &[]);
+        }
+        // Another day it is alone.
+        window(20, &[0], &[]);
+        assert!(!window(21, &[0], &[]).began_with_others());
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn fortnight(topology: Topology, seed: u64) -> u64 {
         prefixes: 3,
         homes: 3,
     };
-    let world = World::new(topology, scale, 15.0, &mut random);
+    let world = World::new(topology, scale, 15.0, 0.0, &mut random);
     let mut ill: Vec<Option<(Fault, u64)>> = world.homes.iter().map(|_| None).collect();
     let mut course = Course::new();
     let mut accused: Vec<(Segment, Option<std::sync::Arc<str>>)> = Vec::new();

@@ -80,6 +80,7 @@ pub fn incidents(count: u64, seed: u64) -> Vec<Incident> {
                 recurrent: random.chance(0.15),
                 unseen: if random.chance(0.2) { 0.1 } else { 0.0 },
                 spreads: random.pick(&[0, 0, 1, 3]),
+                balanced: if random.chance(0.25) { 0.3 } else { 0.0 },
             }
         })
         .collect()

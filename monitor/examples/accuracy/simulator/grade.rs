@@ -31,9 +31,24 @@ pub struct Grade {
     pub set_sizes: u64,
     /// `(confidence, right)` of every name in every window.
     pub stated: Vec<(f64, bool)>,
+    /// Names and sets once whoever is affected is settled, and how many segments they have.
+    pub answers: u64,
+    pub answer_sizes: u64,
+    /// The windows since the beginning at which the first right answer came: a name, a limit, or the
+    /// set that no data can make smaller.
+    pub first_answer: Option<i64>,
     /// A limit was named that was not the cause.
     pub limits_wrong: u64,
     pub limits_right: u64,
+}
+
+impl Grade {
+    /// A right answer, `window` windows after the beginning.
+    fn answer(&mut self, window: i64) {
+        if window >= 0 {
+            self.first_answer.get_or_insert(window);
+        }
+    }
 }
 
 /// Whether what is said in this window may be about a fault that there is, or just was.
@@ -60,6 +75,7 @@ pub fn ours(played: &Played) -> Grade {
                         .any(|fault| limit_of(fault.place) == Some(*limit));
                 if is_right {
                     grade.limits_right += 1;
+                    grade.answer(said.window);
                 } else {
                     grade.limits_wrong += 1;
                 }
@@ -67,19 +83,33 @@ pub fn ours(played: &Played) -> Grade {
             match verdict.segments.len() {
                 0 => {}
                 1 => {
-                    let name = name_of(verdict);
+                    let name = place_of(verdict);
                     let is_right = during && is_right(played, &name);
                     grade.stated.push((verdict.confidence, is_right));
                     if is_right {
                         if said.window >= 0 {
                             grade.first_right.get_or_insert(said.window);
                         }
+                        grade.answer(said.window);
                         right.insert(name);
                     } else {
                         wrong.insert(name);
                     }
                 }
-                size if (SETTLED..LASTS as i64).contains(&said.window) => {
+                _ if during && is_least(played, verdict) => grade.answer(said.window),
+                _ => {}
+            }
+            let is_settled = (SETTLED..LASTS as i64).contains(&said.window);
+            match verdict.segments.len() {
+                size if size > 0 && is_settled => {
+                    grade.answers += 1;
+                    grade.answer_sizes += size as u64;
+                }
+                _ => {}
+            }
+            match verdict.segments.len() {
+                0 | 1 => {}
+                size if is_settled => {
                     grade.sets += 1;
                     grade.set_sizes += size as u64;
                     grade.sets_right += u64::from(contains(played, verdict));
@@ -118,12 +148,13 @@ pub fn rival<'a>(played: &'a Played, names: impl Fn(&'a Said) -> &'a [Name]) -> 
     grade
 }
 
-fn name_of(verdict: &Verdict) -> Name {
+/// The place of a verdict, with the first of its segments.
+fn place_of(verdict: &Verdict) -> Name {
     Name {
         segment: *verdict
             .segments
             .first()
-            .expect("a name is a set of one segment"),
+            .expect("what is graded has segments"),
         interconnect: verdict.place.interconnect().cloned(),
         isp: verdict.place.isp().cloned(),
         prefix: verdict.place.prefix(),
@@ -212,6 +243,19 @@ fn is_right_generously(played: &Played, name: &Name) -> bool {
             };
             same_side && is_about(&played.world, fault, name)
         })
+}
+
+/// Whether a set is all that can be said of a fault that crosses two segments.
+fn is_least(played: &Played, verdict: &Verdict) -> bool {
+    let least = |place| match place {
+        Place::BundleMember(..) => Some([Segment::OwnNetwork, Segment::Interconnect]),
+        Place::Handover(_) => Some([Segment::Transit, Segment::Isp]),
+        _ => None,
+    };
+    played.faults.iter().any(|fault| {
+        least(fault.place).is_some_and(|least| verdict.segments == least.into())
+            && is_about(&played.world, fault, &place_of(verdict))
+    })
 }
 
 /// Whether a set has the segment of a fault that reaches the place it is about.

@@ -53,6 +53,8 @@ pub struct Incident {
     pub recurrent: bool,
     /// Share of the observations that are never reported.
     pub unseen: f64,
+    /// Part of each prefix's homes that takes another way at the same time.
+    pub balanced: f64,
     /// Homes are reached one after another over so many windows.
     pub spreads: u64,
 }
@@ -125,6 +127,8 @@ pub struct Played {
     pub world: World,
     pub faults: Vec<Fault>,
     pub recurrent: bool,
+    /// Counters of our own ports were known.
+    pub ports: bool,
     pub said: Vec<Said>,
 }
 
@@ -215,6 +219,7 @@ pub fn play(incident: &Incident, without: Without) -> Option<Played> {
         incident.topology,
         incident.scale,
         incident.base_rtt_ms,
+        incident.balanced,
         &mut random,
     );
     let mut faults = Vec::new();
@@ -274,6 +279,7 @@ pub fn play(incident: &Incident, without: Without) -> Option<Played> {
         world,
         faults,
         recurrent: incident.recurrent,
+        ports: incident.ports && without != Without::Ports,
         said,
     })
 }

@@ -7,6 +7,7 @@ pub mod grade;
 pub mod incident;
 pub mod random;
 pub mod rivals;
+pub mod separable;
 pub mod traffic;
 pub mod world;
 

@@ -91,7 +91,14 @@ pub struct Scale {
 
 impl World {
     /// `base_rtt_ms` is what the network alone takes to the nearest homes.
-    pub fn new(topology: Topology, scale: Scale, base_rtt_ms: f64, random: &mut Random) -> Self {
+    /// `balanced` is the part of each prefix's homes that takes another of its ISP's ways.
+    pub fn new(
+        topology: Topology,
+        scale: Scale,
+        base_rtt_ms: f64,
+        balanced: f64,
+        random: &mut Random,
+    ) -> Self {
         let link = |name: String, connectivity, transit| Interconnect {
             name: name.into(),
             connectivity,
@@ -130,9 +137,14 @@ impl World {
             // Nodes are of one ISP, and their prefixes are spread over its ways.
             let mut of_isp = 0;
             for _ in 0..scale.prefixes {
-                for &interconnect in &ways {
+                for (at, &interconnect) in ways.iter().enumerate() {
+                    let prefix_ways = PrefixWays {
+                        interconnect,
+                        other: ways[(at + 1) % ways.len()],
+                        balanced,
+                    };
                     let node = of_isp / (PREFIXES_A_NODE * ways.len());
-                    world.add_prefix(interconnect, isp, node, prefix, scale, base_rtt_ms, random);
+                    world.add_prefix(&prefix_ways, isp, node, prefix, scale, base_rtt_ms, random);
                     prefix += 1;
                     of_isp += 1;
                 }
@@ -144,7 +156,7 @@ impl World {
     #[expect(clippy::too_many_arguments, reason = "each is another coordinate")]
     fn add_prefix(
         &mut self,
-        interconnect: usize,
+        ways: &PrefixWays,
         isp: usize,
         node: usize,
         prefix: usize,
@@ -154,9 +166,30 @@ impl World {
     ) {
         let network = Ipv4Addr::from(0x0a00_0000 + ((prefix as u32) << 8));
         let unit = IpNet::V4(Ipv4Net::new_assert(network, 24));
+        let routes = [ways.interconnect, ways.other].map(|at| self.route(at, isp, unit));
+        for number in 0..scale.homes {
+            let is_other = random.chance(ways.balanced);
+            self.homes.push(Home {
+                interconnect: [ways.interconnect, ways.other][usize::from(is_other)],
+                isp,
+                node,
+                member: random.index(MEMBERS),
+                player: random.index(PLAYERS),
+                address: Ipv4Addr::from(u32::from(network) + 1 + number as u32),
+                location: Location {
+                    unit,
+                    route: Arc::clone(&routes[usize::from(is_other)]),
+                },
+                base_rtt_us: 1_000.0 * (base_rtt_ms + random.between(2.0, 25.0)),
+                access_bps: 1e6 * random.pick(&[16.0, 25.0, 50.0, 100.0]),
+                watches: random.between(0.6, 1.0),
+            });
+        }
+    }
+    fn route(&self, interconnect: usize, isp: usize, unit: IpNet) -> Arc<Route> {
         let link = &self.interconnects[interconnect];
         let origin_asn = FIRST_ISP + isp as u32;
-        let route = Arc::new(Route {
+        Arc::new(Route {
             prefix: unit,
             origin_asn,
             isp: Arc::clone(&self.isps[isp]),
@@ -175,23 +208,14 @@ impl World {
                 way: Source::File,
             },
             stale: false,
-        });
-        for number in 0..scale.homes {
-            self.homes.push(Home {
-                interconnect,
-                isp,
-                node,
-                member: random.index(MEMBERS),
-                player: random.index(PLAYERS),
-                address: Ipv4Addr::from(u32::from(network) + 1 + number as u32),
-                location: Location {
-                    unit,
-                    route: Arc::clone(&route),
-                },
-                base_rtt_us: 1_000.0 * (base_rtt_ms + random.between(2.0, 25.0)),
-                access_bps: 1e6 * random.pick(&[16.0, 25.0, 50.0, 100.0]),
-                watches: random.between(0.6, 1.0),
-            });
-        }
+        })
     }
+}
+
+/// The ways of one prefix.
+struct PrefixWays {
+    interconnect: usize,
+    other: usize,
+    /// The part of its homes that takes the other one.
+    balanced: f64,
 }
