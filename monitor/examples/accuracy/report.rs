@@ -119,7 +119,7 @@ pub struct Report {
     /// Faults at interconnects alone.
     interconnects: BTreeMap<Told, Sums>,
     /// Single faults that the data can separate from everything else.
-    separable: Sums,
+    separable: BTreeMap<Kind, Sums>,
     rivals: BTreeMap<&'static str, Sums>,
     ablations: BTreeMap<Without, Sums>,
     stated: Vec<(f64, bool)>,
@@ -136,7 +136,7 @@ pub struct Figures<'a> {
     wrong_share_bound: f64,
     kinds: &'a BTreeMap<Kind, Sums>,
     interconnects: &'a BTreeMap<Told, Sums>,
-    separable: &'a Sums,
+    separable: &'a BTreeMap<Kind, Sums>,
     rivals: &'a BTreeMap<&'static str, Sums>,
     ablations: &'a BTreeMap<Without, Sums>,
     brier_score: Option<f64>,
@@ -173,7 +173,7 @@ impl Report {
             self.interconnects.entry(told).or_default().add(grade);
         }
         if is_separable(played) {
-            self.separable.add(grade);
+            self.separable.entry(kind).or_default().add(grade);
         }
         self.stated.extend(&grade.stated);
     }
@@ -208,6 +208,10 @@ impl Report {
             stated_at_095_right: right,
             without_shared_fault: self.days,
         }
+    }
+
+    fn separable_sum(&self, pick: impl Fn(&Sums) -> u64) -> u64 {
+        self.separable.values().map(pick).sum()
     }
 
     fn stated_at(&self, confidence: f64) -> (u64, u64) {
@@ -252,8 +256,14 @@ impl Report {
             self.all.sets,
             percent(share(self.all.sets_right, self.all.sets)),
             number(share(self.all.set_sizes, self.all.sets)),
-            number(share(self.separable.answer_sizes, self.separable.answers)),
-            percent(share(self.separable.named, self.separable.incidents)),
+            number(share(
+                self.separable_sum(|sums| sums.answer_sizes),
+                self.separable_sum(|sums| sums.answers)
+            )),
+            percent(share(
+                self.separable_sum(|sums| sums.named),
+                self.separable_sum(|sums| sums.incidents)
+            )),
             percent(share(right, stated)),
             number(self.brier_score()),
         );
@@ -280,6 +290,19 @@ impl Report {
                 number(share(sums.set_sizes, sums.sets)),
                 sums.limits_right,
                 sums.limits_wrong,
+            );
+        }
+        text += "\n| the data can separate | incidents | named | within 10 minutes | mean size of an answer |\n\
+                 | --- | --- | --- | --- | --- |\n";
+        for (kind, sums) in &self.separable {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                name(kind),
+                sums.incidents,
+                percent(share(sums.named, sums.incidents)),
+                percent(share(sums.named_in_time, sums.incidents)),
+                number(share(sums.answer_sizes, sums.answers)),
             );
         }
         text += "\n| interconnect alone at fault, told by | incidents | named | within 10 minutes |\n\

@@ -21,10 +21,10 @@ const MIN_CLIENTS: u64 = 3;
 /// Part of the bad clients that must be in prefixes that are bad as a whole.
 const MOSTLY: f64 = 0.8;
 /// Bad clients fill whole prefixes by chance less often than this.
-const IMPROBABLE: f64 = 0.001;
-/// Windows that a node must have been bad: a wider fault that reaches it first has one more to reach
-/// the others.
-const WINDOWS: u64 = SETTLED_AFTER as u64 + 1;
+const IMPROBABLE: f64 = 0.005;
+/// Windows for which one of them must have been bad: a wider fault that reaches it first has two more to
+/// reach the others.
+const WINDOWS: u64 = SETTLED_AFTER as u64 + 2;
 /// Part of the good siblings that may have been bad with others just now: else a wider fault is over,
 /// and these prefixes are the last to know.
 const RECOVERED: f64 = 0.2;
@@ -78,6 +78,11 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
     }
 }
 
+/// Nobody in the prefix is good, and most are bad.
+fn is_whole(vote: &Vote) -> bool {
+    !vote.pooled && vote.good() == 0.0 && vote.bad() > 0.5
+}
+
 /// What shows that whole prefixes of one ISP are bad, and nobody beside them.
 ///
 /// # Errors
@@ -87,9 +92,7 @@ pub fn node(scene: &Scene<'_>, place: &Place) -> Result<Vec<Evidence>, String> {
         return Err("it is asked of one ISP behind one interconnect".to_owned());
     };
     let all: Vec<&Vote> = scene.unnamed.at(place).collect();
-    let (whole, others): (Vec<&Vote>, Vec<&Vote>) = all
-        .iter()
-        .partition(|vote| !vote.pooled && vote.bad() >= scene.at.bad_share);
+    let (whole, others): (Vec<&Vote>, Vec<&Vote>) = all.iter().partition(|vote| is_whole(vote));
     let clients: Vec<&Client> = whole
         .iter()
         .flat_map(|vote| vote.clients.iter())

@@ -207,11 +207,17 @@ impl Comparison {
         let bad = |sign: Option<Sign>| {
             sign.is_some_and(|sign| sign.harms() && sign.chance * known <= limit)
         };
+        let rate = bad(self.rate);
+        // Losses too few to harm by themselves are what slows whoever is slow.
+        let slows = |sign: Option<Sign>| {
+            rate && sign
+                .is_some_and(|sign| sign.excess >= SLOWING_SHARE && sign.chance * known <= limit)
+        };
         Signs {
             queue: bad(self.rtt),
-            loss: bad(self.loss),
-            ce: bad(self.ce),
-            rate: bad(self.rate),
+            loss: bad(self.loss) || slows(self.loss),
+            ce: bad(self.ce) || slows(self.ce),
+            rate,
         }
     }
 
@@ -379,6 +385,26 @@ mod tests {
             ..figures()
         };
         assert_eq!(judge(&lossy, 30), Raw::Bad);
+    }
+
+    #[test]
+    fn few_losses_are_bad_where_the_rate_fell_with_them() {
+        let lossy = |log_rate| Figures {
+            loss_share: Some(0.006),
+            log_rate: Some(log_rate),
+            ..figures()
+        };
+        let judge = |figures: &Figures| {
+            let totals = Totals {
+                segments: 10_000,
+                lost_downstream_segments: 60,
+                ..Totals::default()
+            };
+            let comparison = Comparison::new(figures, &totals, &usual(), &Thresholds::default());
+            comparison.judge(0.1).0
+        };
+        assert_eq!(judge(&lossy(14.5)), Raw::Bad);
+        assert_eq!(judge(&lossy(16.0)), Raw::Grey);
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn median(values: &mut [f64]) -> Option<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::RngCore as _;
+    use proptest::prelude::Rng as _;
     use proptest::test_runner::{RngAlgorithm, TestRng};
 
     use super::*;
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn it_is_as_sure_as_it_says_for_skewed_values_too() {
         let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-        let mut unit = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        let mut unit = || -> f64 { (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64 };
         // Exponential, with medians of 10 ln 2 and ln 2.
         let truth = 9.0 * std::f64::consts::LN_2;
         for (ones, others) in [(8, 8), (15, 6), (40, 40)] {
