@@ -390,14 +390,14 @@ mod tests {
     #[test]
     fn few_losses_are_bad_where_the_rate_fell_with_them() {
         let lossy = |log_rate| Figures {
-            loss_share: Some(0.006),
+            loss_share: Some(0.008),
             log_rate: Some(log_rate),
             ..figures()
         };
         let judge = |figures: &Figures| {
             let totals = Totals {
                 segments: 10_000,
-                lost_downstream_segments: 60,
+                lost_downstream_segments: 80,
                 ..Totals::default()
             };
             let comparison = Comparison::new(figures, &totals, &usual(), &Thresholds::default());

@@ -9,6 +9,7 @@ use super::scene::Client;
 
 /// Standard errors that the clients' mean excess must exceed: 1 in 700 by chance.
 const DEVIATIONS: f64 = 3.0;
+const DEVIATIONS_OF_EACH: f64 = 2.0;
 /// Additional losses that matter once they are established over many clients.
 pub const LOSS_SHARE: f64 = SLOWING_SHARE;
 /// Part of the usual rate that must be missing on the average.
@@ -20,12 +21,31 @@ pub fn evidence<'a>(
     clients: impl Iterator<Item = &'a Client> + Clone,
     supports: &str,
 ) -> Option<Evidence> {
-    let item = |kind: &str, mean: &Mean, threshold: f64| mean.item(kind, threshold, supports);
+    beyond(clients, supports, DEVIATIONS)
+}
+
+/// The same for each of several ways, all of which must show it: 1 in 44 by chance for one, 1 in 1,900
+/// for two.
+pub fn evidence_of_each<'a>(
+    clients: impl Iterator<Item = &'a Client> + Clone,
+    supports: &str,
+) -> Option<Evidence> {
+    beyond(clients, supports, DEVIATIONS_OF_EACH)
+}
+
+fn beyond<'a>(
+    clients: impl Iterator<Item = &'a Client> + Clone,
+    supports: &str,
+    deviations: f64,
+) -> Option<Evidence> {
+    let item =
+        |kind: &str, mean: &Mean, threshold: f64| mean.item(kind, threshold, supports, deviations);
+    let loss = Mean::of(excesses(clients.clone(), |it| it.loss));
     let ce = Mean::of(excesses(clients.clone(), |it| it.ce));
     // A short transfer is slower in proportion to its RTT, whichever direction that grew in.
     let rates = clients.clone();
     let rate = Mean::of(rates.filter_map(|client| client.comparison.rate_beyond_rtt));
-    losses(clients.clone(), supports)
+    item("loss_excess_share", &loss, LOSS_SHARE)
         .or_else(|| item("ce_excess_share", &ce, LOSS_SHARE))
         .or_else(|| item("rate_drop_share", &rate, RATE_DROP))
         .or_else(|| single(clients, supports))
@@ -34,7 +54,7 @@ pub fn evidence<'a>(
 /// What shows that data toward `clients` is lost, if it is.
 pub fn losses<'a>(clients: impl Iterator<Item = &'a Client>, supports: &str) -> Option<Evidence> {
     let loss = Mean::of(excesses(clients, |it| it.loss));
-    loss.item("loss_excess_share", LOSS_SHARE, supports)
+    loss.item("loss_excess_share", LOSS_SHARE, supports, DEVIATIONS)
 }
 
 fn excesses<'a>(
@@ -86,12 +106,15 @@ impl Mean {
         }
     }
 
-    fn is_certain(&self) -> bool {
-        self.mean >= DEVIATIONS * self.error
-    }
-
-    fn item(&self, kind: &str, threshold: f64, supports: &str) -> Option<Evidence> {
-        (self.count > 1 && self.mean >= threshold && self.is_certain()).then(|| Evidence {
+    fn item(
+        &self,
+        kind: &str,
+        threshold: f64,
+        supports: &str,
+        deviations: f64,
+    ) -> Option<Evidence> {
+        let is_certain = self.mean >= deviations * self.error;
+        (self.count > 1 && self.mean >= threshold && is_certain).then(|| Evidence {
             kind: kind.to_owned(),
             about: None,
             supports: supports.to_owned(),

@@ -53,7 +53,7 @@ fn every_way(scene: &Scene<'_>, place: &Place) -> Finding {
             .flat_map(|vote| vote.clients.iter())
             .filter(|client| client.is_bad())
             .collect();
-        if forward::evidence(clients.iter().copied(), "forward").is_none() {
+        if forward::evidence_of_each(clients.iter().copied(), "forward").is_none() {
             return Finding::Open(format!(
                 "through {interconnect} the RTT grew, but neither losses nor marks nor the rate toward the clients"
             ));
