@@ -11,8 +11,13 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use report::Report;
-use simulator::incident::Incident;
+use simulator::design::Families;
+use simulator::grade::Grade;
+use simulator::incident::{Incident, Played};
 use simulator::{Without, days, design, grade, incident};
+
+/// The window, counted from the beginning of a fault, whose verdicts are shown.
+const LATE: i64 = 7;
 
 /// Plays simulated incidents and prints how often who was right.
 #[derive(Parser)]
@@ -29,6 +34,9 @@ struct Arguments {
     /// Play this one of the incidents alone, and print all that is said of it
     #[arg(long, value_name = "NUMBER")]
     only: Option<u64>,
+    /// Of the families that thresholds were chosen on, not of those that were held out
+    #[arg(long)]
+    tuned: bool,
     /// Print every wrong name
     #[arg(long)]
     verbose: bool,
@@ -45,107 +53,106 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let incidents = design::incidents(arguments.incidents, arguments.seed);
-    let mut report = Report::new(arguments.seed);
-    let ablations: &[Without] = if arguments.ablations {
-        &[
-            Without::Ports,
-            Without::Losses,
-            Without::Delay,
-            Without::Rate,
-        ]
-    } else {
-        &[]
-    };
     if let Some(number) = arguments.only {
+        let incidents =
+            design::incidents(arguments.families(), arguments.incidents, arguments.seed);
         let incident = incidents
             .get(usize::try_from(number)?)
             .with_context(|| format!("there is no incident {number}"))?;
         explain(incident);
         return Ok(ExitCode::SUCCESS);
     }
-    for (number, incident) in incidents.iter().enumerate() {
-        let Some(played) = incident::play(incident, Without::Nothing) else {
-            report.skip();
-            continue;
-        };
-        let grade = grade::ours(&played);
-        if arguments.verbose {
-            for name in &grade.wrong {
-                println!(
-                    "wrong: {name}\n  in {number}: {incident:?}\n  {:?}",
-                    played.faults
-                );
-            }
-        }
-        if arguments.verbose {
-            for said in played.said.iter().filter(|said| said.window == 7) {
-                let verdicts: Vec<_> = said
-                    .verdicts
-                    .iter()
-                    .map(|v| {
-                        (
-                            format!("{:?}", v.place)
-                                .split(' ')
-                                .next()
-                                .unwrap_or_default()
-                                .to_owned(),
-                            v.segments.clone(),
-                            v.limits.clone(),
-                            v.partial,
-                        )
-                    })
-                    .collect();
-                println!(
-                    "at7: {number} {:?} ports {} {:?} {:?} {verdicts:?}",
-                    incident.topology,
-                    incident.ports,
-                    incident.sending,
-                    played
-                        .faults
-                        .iter()
-                        .map(|f| (f.place, f.queue))
-                        .collect::<Vec<_>>()
-                );
-            }
-            println!(
-                "grade: {number} {:?} {:?} ports {} recurrent {} unseen {} spreads {} {:?} homes {} named {:?} sets {}/{}",
-                incident.faults,
-                incident.topology,
-                incident.ports,
-                incident.recurrent,
-                incident.unseen,
-                incident.spreads,
-                incident.sending,
-                incident.scale.prefixes * incident.scale.homes,
-                grade.first_right,
-                grade.sets_right,
-                grade.sets
-            );
-        }
-        report.add(incident, &played, &grade);
-        report.add_rival("blame_it", &grade::rival(&played, |said| &said.blame_it));
-        report.add_rival("signature", &grade::rival(&played, |said| &said.signature));
-        for &without in ablations {
-            if let Some(played) = incident::play(incident, without) {
-                report.add_ablation(without, &grade::ours(&played));
-            }
-        }
-    }
-    if arguments.isp_days > 0 {
-        report.days(days::play(arguments.isp_days, arguments.seed));
-    }
-    let text = report.markdown();
+    let held_out = arguments.play(arguments.families());
+    let mut text = held_out.markdown();
+    // The published report has both.
+    let tuned = arguments.markdown.as_ref().map(|_| {
+        let mut tuned = arguments.play(Families::Tuned);
+        tuned.days = None;
+        text += &tuned.markdown_in_short();
+        tuned
+    });
     print!("{text}");
     if let Some(path) = &arguments.markdown {
         std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &arguments.json {
-        let json = serde_json::to_string_pretty(&report.figures())?;
+        let figures = serde_json::json!({
+            "frozen": design::FROZEN,
+            "held_out": held_out.figures(),
+            "tuned": tuned.as_ref().map(Report::figures),
+        });
+        let json = serde_json::to_string_pretty(&figures)?;
         std::fs::write(path, json + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    fn families(&self) -> Families {
+        match self.tuned {
+            true => Families::Tuned,
+            false => Families::HeldOut,
+        }
+    }
+
+    fn play(&self, families: Families) -> Report {
+        let mut report = Report::new(self.seed);
+        let ablations: &[Without] = if self.ablations {
+            &[
+                Without::Ports,
+                Without::Losses,
+                Without::Delay,
+                Without::Rate,
+            ]
+        } else {
+            &[]
+        };
+        let incidents = design::incidents(families, self.incidents, self.seed);
+        for (number, incident) in incidents.iter().enumerate() {
+            let Some(played) = incident::play(incident, Without::Nothing) else {
+                report.skip();
+                continue;
+            };
+            let grade = grade::ours(&played);
+            if self.verbose {
+                tell(number, incident, &played, &grade);
+            }
+            report.add(incident, &played, &grade);
+            report.add_rival("blame_it", &grade::rival(&played, |said| &said.blame_it));
+            report.add_rival("signature", &grade::rival(&played, |said| &said.signature));
+            for &without in ablations {
+                if let Some(played) = incident::play(incident, without) {
+                    report.add_ablation(without, &grade::ours(&played));
+                }
+            }
+        }
+        if self.isp_days > 0 {
+            report.days = Some(days::play(self.isp_days, self.seed));
+        }
+        report
+    }
+}
+
+/// Prints what was wrong in an incident, and what was said when it had lasted for a while.
+fn tell(number: usize, incident: &Incident, played: &Played, grade: &Grade) {
+    for name in &grade.wrong {
+        println!(
+            "wrong: {name}\n  in {number}: {incident:?}\n  {:?}",
+            played.faults
+        );
+    }
+    let late = played.said.iter().filter(|said| said.window == LATE);
+    for verdict in late.flat_map(|said| &said.verdicts) {
+        println!(
+            "said: {number} {:?} {:?}: {:?} {:?} {:?}",
+            incident.topology, incident.faults, verdict.place, verdict.segments, verdict.limits
+        );
+    }
+    println!(
+        "grade: {number} named after {:?}, answered after {:?}, {} of {} sets hold the truth",
+        grade.first_right, grade.first_answer, grade.sets_right, grade.sets
+    );
 }
 
 /// Prints one incident, window by window.

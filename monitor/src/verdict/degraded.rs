@@ -68,6 +68,10 @@ impl Sign {
         self.excess >= self.threshold
     }
 
+    fn leans(&self) -> bool {
+        self.excess >= self.threshold * CLEARLY_GOOD && self.chance < USUAL_CHANCE
+    }
+
     /// Whether there may be no excess of this share at all.
     fn is_none(&self) -> bool {
         self.excess < SLOWING_SHARE || self.chance >= USUAL_CHANCE
@@ -113,6 +117,8 @@ pub enum Raw {
     Good,
     /// Neither clearly good nor bad.
     Grey,
+    /// The same, and worse than usual by more than chance explains.
+    Leaning,
     /// The network does harm.
     Bad,
     /// The rate is low although RTT, losses and marks are as usual: not the network.
@@ -238,6 +244,12 @@ impl Comparison {
             }
         } else if network_good && good(self.rate) {
             Raw::Good
+        } else if [self.rtt, self.loss, self.ce]
+            .iter()
+            .flatten()
+            .any(Sign::leans)
+        {
+            Raw::Leaning
         } else {
             Raw::Grey
         };
@@ -485,7 +497,7 @@ mod tests {
     proptest! {
         #[test]
         fn worse_figures_never_look_better(rtt in 1e3f64..2e5, more in 0f64..1e5) {
-            let order = |raw| match raw { Raw::Good => 0, Raw::Grey | Raw::RateOnly => 1, Raw::Bad => 2 };
+            let order = |raw| match raw { Raw::Good => 0, Raw::Grey | Raw::Leaning | Raw::RateOnly => 1, Raw::Bad => 2 };
             let at = |rtt_p10_us| Figures { rtt_p10_us: Some(rtt_p10_us), ..figures() };
             prop_assert!(order(judge(&at(rtt), 0)) <= order(judge(&at(rtt + more), 0)));
         }

@@ -6,12 +6,16 @@
 use super::degraded::{Comparison, SLOWING_SHARE, Sign};
 use super::finding::Evidence;
 use super::scene::Client;
+use crate::flow::baseline::Moments;
 
 /// Standard errors that the clients' mean excess must exceed: 1 in 700 by chance.
 const DEVIATIONS: f64 = 3.0;
 const DEVIATIONS_OF_EACH: f64 = 2.0;
 /// Additional losses that matter once they are established over many clients.
 pub const LOSS_SHARE: f64 = SLOWING_SHARE;
+/// Part of a threshold that the median client must reach: what a few of them suffer says nothing about
+/// the others, whose answers alone may be late.
+const MEDIAN_SHARE: f64 = 0.5;
 /// Part of the usual rate that must be missing on the average.
 const RATE_DROP: f64 = 0.2;
 
@@ -88,21 +92,25 @@ fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> 
     })
 }
 
-/// The mean excess over many clients, and its standard error.
+/// The mean excess over many clients, its standard error, and the median.
 struct Mean {
     count: u64,
     mean: f64,
     error: f64,
+    median: f64,
 }
 
 impl Mean {
     fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut moments = crate::flow::baseline::Moments::default();
-        values.for_each(|value| moments.push(Some(value)));
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        let mut moments = Moments::default();
+        sorted.iter().for_each(|value| moments.push(Some(*value)));
         Self {
             count: moments.count,
             mean: moments.mean,
             error: moments.deviation() / (moments.count.max(1) as f64).sqrt(),
+            median: sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
         }
     }
 
@@ -114,7 +122,8 @@ impl Mean {
         deviations: f64,
     ) -> Option<Evidence> {
         let is_certain = self.mean >= deviations * self.error;
-        (self.count > 1 && self.mean >= threshold && is_certain).then(|| Evidence {
+        let is_common = self.median >= MEDIAN_SHARE * threshold;
+        (self.count > 1 && self.mean >= threshold && is_certain && is_common).then(|| Evidence {
             kind: kind.to_owned(),
             about: None,
             supports: supports.to_owned(),

@@ -25,7 +25,7 @@ pub struct Limited<'a> {
 }
 
 impl<'a> Limited<'a> {
-    /// The votes without the clients that limit themselves, and these clients. `is_proxied`: whether a
+    /// The votes, in which clients that limit themselves are unsettled, and these clients. `is_proxied`: whether a
     /// middlebox of that ISP is why its clients' windows are full.
     pub fn set_aside(
         votes: &'a [Vote],
@@ -54,22 +54,28 @@ impl<'a> Limited<'a> {
         for vote in votes {
             let mut clients = Vec::new();
             for client in vote.clients.iter() {
-                if receiver_limited::holds(client) && is_proxied(&vote.cell.isp) {
-                    proxied += 1;
-                } else if receiver_limited::holds(client) {
-                    limited.push((receiver_limited::LIMIT, client));
+                let limit = if receiver_limited::holds(client) {
+                    receiver_limited::LIMIT
                 } else if sender_limited::holds(client) {
-                    limited.push((sender_limited::LIMIT, client));
+                    sender_limited::LIMIT
                 } else {
                     clients.push(client.clone());
+                    continue;
+                };
+                match limit {
+                    receiver_limited::LIMIT if is_proxied(&vote.cell.isp) => proxied += 1,
+                    limit => limited.push((limit, client)),
                 }
-            }
-            if !clients.is_empty() {
-                kept.push(Vote {
-                    clients: clients.into(),
-                    ..vote.clone()
+                // It is there, though it speaks for nobody: whoever else is bad is not all there is.
+                clients.push(Client {
+                    track: client.track.set_aside(),
+                    ..client.clone()
                 });
             }
+            kept.push(Vote {
+                clients: clients.into(),
+                ..vote.clone()
+            });
         }
         (
             Cow::Owned(kept),

@@ -112,7 +112,10 @@ impl Track {
                     Standing::Good
                 };
             }
-            Raw::Grey => {
+            // What was bad and has become a little better is what it was: a fault whose size is about
+            // that of a threshold would come and go otherwise.
+            Raw::Leaning if in_a_row && self.standing == Standing::Bad => {}
+            Raw::Leaning | Raw::Grey => {
                 self.bad_windows = 0;
                 self.good_windows = 0;
                 self.standing = Standing::Unsettled;
@@ -125,6 +128,11 @@ impl Track {
     /// One that speaks for nobody, whatever it looks like.
     pub fn unsettled(window: u64) -> Self {
         Self::new(window)
+    }
+
+    /// The same client as one that speaks for nobody in this window.
+    pub fn set_aside(&self) -> Self {
+        Self::unsettled(self.window)
     }
 
     /// A client of which nothing but its standing is known.

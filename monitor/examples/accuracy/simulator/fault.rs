@@ -21,6 +21,8 @@ pub enum Place {
     Reverse(usize),
     /// A middlebox of one ISP that ends TCP.
     Proxy(usize),
+    /// One node's clients are reached by a longer way inside their ISP from now on: no congestion.
+    PathChange(usize, usize),
     /// Not the network: the sender holds back.
     Sender,
     /// Not the network: one of the kinds of players does, wherever it is.
@@ -34,6 +36,8 @@ pub enum Queue {
     /// A router's short buffer: losses, hardly any delay.
     ShortTailDrop,
     Red,
+    /// Kept short by drops (RFC 8289).
+    Codel,
     DeepFifo,
     /// Deep, and filled by BBR: it stands at a part of its depth and rarely overflows.
     DeepFifoBbr,
@@ -46,6 +50,9 @@ pub enum Queue {
     /// Congestion Experienced instead of losses.
     Marks,
 }
+
+/// How much longer another way takes, µs.
+const LONGER_US: f64 = 15_000.0;
 
 /// What a home's traffic suffers in one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -86,6 +93,7 @@ impl Fault {
             * match queue {
                 Queue::ShortTailDrop => random.between(0.5, 5.0),
                 Queue::Red => random.between(10.0, 50.0),
+                Queue::Codel => random.between(5.0, 10.0),
                 Queue::DeepFifo | Queue::DeepFifoBbr if is_access => random.between(30.0, 200.0),
                 Queue::DeepFifo | Queue::DeepFifoBbr => random.between(25.0, 120.0),
                 Queue::FlowQueuing => 5.0,
@@ -95,6 +103,7 @@ impl Fault {
         let share = match queue {
             Queue::DeepFifoBbr => random.between(0.0, 0.005),
             Queue::FlowQueuing => random.between(0.002, 0.015),
+            Queue::Codel => random.between(0.003, 0.02),
             Queue::Policer => random.between(0.03, 0.15),
             Queue::Marks => random.between(0.02, 0.2),
             _ => random.between(0.01, 0.05),
@@ -125,7 +134,9 @@ impl Fault {
             }
             Place::Isp(isp) | Place::Reverse(isp) | Place::Proxy(isp) => home.isp == isp,
             Place::Receiver(player) => home.player == player,
-            Place::AccessNode(isp, node) => home.isp == isp && home.node == node,
+            Place::AccessNode(isp, node) | Place::PathChange(isp, node) => {
+                home.isp == isp && home.node == node
+            }
             Place::LastMile(number) => at == number,
         }
     }
@@ -147,6 +158,11 @@ impl Fault {
                 slower(&mut effects.rate_bps, self.rate_bps);
                 return;
             }
+            Place::PathChange(..) => {
+                effects.queue_us.0 += LONGER_US * level;
+                effects.queue_us.1 += LONGER_US * level;
+                return;
+            }
             Place::Reverse(_) => {
                 effects.back_us.0 += self.depth_us * 0.5 * level;
                 effects.back_us.1 += self.depth_us * level;
@@ -157,6 +173,7 @@ impl Fault {
         let stands = match self.queue {
             Queue::ShortTailDrop | Queue::FlowQueuing | Queue::Marks => (0.0, 1.0),
             Queue::Red => (0.25, 0.6),
+            Queue::Codel => (0.4, 1.0),
             Queue::DeepFifo => (0.6, 1.0),
             Queue::DeepFifoBbr => (0.35, 0.7),
             Queue::Policer | Queue::RandomLoss => (0.0, 0.0),

@@ -174,7 +174,7 @@ fn segments_of(place: Place) -> &'static [Segment] {
         Place::LastMile(_) => &[Segment::LastMile],
         Place::Reverse(_) => &[Segment::ReversePath],
         Place::Proxy(_) => &[Segment::BehindProxy],
-        Place::Sender | Place::Receiver(_) => &[],
+        Place::PathChange(..) | Place::Sender | Place::Receiver(_) => &[],
     }
 }
 
@@ -204,7 +204,8 @@ fn is_about(world: &World, fault: &Fault, name: &Name) -> bool {
         | Place::Isp(at)
         | Place::Reverse(at)
         | Place::Proxy(at)
-        | Place::AccessNode(at, _) => isp(at),
+        | Place::AccessNode(at, _)
+        | Place::PathChange(at, _) => isp(at),
         Place::LastMile(at) => {
             let home = &world.homes[at];
             interconnect(home.interconnect)
@@ -262,7 +263,12 @@ fn is_least(played: &Played, verdict: &Verdict) -> bool {
 fn contains(played: &Played, verdict: &Verdict) -> bool {
     let world = &played.world;
     played.faults.iter().any(|fault| {
-        segments_of(fault.place)
+        // A longer way inside an ISP is a delay of its, though it is nobody's fault.
+        let segments = match fault.place {
+            Place::PathChange(..) => &[Segment::Isp],
+            place => segments_of(place),
+        };
+        segments
             .iter()
             .any(|segment| verdict.segments.contains(segment))
             && world.homes.iter().enumerate().any(|(at, home)| {

@@ -55,6 +55,8 @@ pub struct Incident {
     pub unseen: f64,
     /// Part of each prefix's homes that takes another way at the same time.
     pub balanced: f64,
+    /// Everybody watches while it lasts.
+    pub crowd: bool,
     /// Homes are reached one after another over so many windows.
     pub spreads: u64,
 }
@@ -75,6 +77,7 @@ pub enum Kind {
     LastMile,
     Reverse,
     Proxy,
+    PathChange,
     Sender,
     Receiver,
 }
@@ -104,6 +107,7 @@ impl Kind {
             }
             Self::Isp => Place::Isp(isp),
             Self::AccessNode => Place::AccessNode(world.homes[home].isp, world.homes[home].node),
+            Self::PathChange => Place::PathChange(world.homes[home].isp, world.homes[home].node),
             Self::LastMile => Place::LastMile(home),
             Self::Reverse => Place::Reverse(isp),
             Self::Proxy => Place::Proxy(isp),
@@ -255,7 +259,11 @@ pub fn play(incident: &Incident, without: Without) -> Option<Played> {
         };
         let mut observations = Vec::new();
         for (number, home) in world.homes.iter().enumerate() {
-            if !random.chance(home.watches) || random.chance(incident.unseen) {
+            let watches = match incident.crowd && (0..LASTS as i64).contains(&window) {
+                true => 1.0,
+                false => home.watches,
+            };
+            if !random.chance(watches) || random.chance(incident.unseen) {
                 continue;
             }
             let mut effects = Effects::default();
@@ -265,7 +273,8 @@ pub fn play(incident: &Incident, without: Without) -> Option<Played> {
                     fault.apply(level, &mut effects);
                 }
             }
-            let mut observation = traffic::observe(home, &effects, incident.sending, &mut random);
+            let sending = incident.sending.to_home(number);
+            let mut observation = traffic::observe(home, &effects, sending, &mut random);
             remove(&mut observation, home.base_rtt_us, without);
             observations.push(observation);
         }

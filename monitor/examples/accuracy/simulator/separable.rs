@@ -60,7 +60,7 @@ pub fn is_separable(played: &Played) -> bool {
         // A part of a bundle is `interconnect` or `own_network`, the full ports of transits into an
         // ISP `transit` or `isp`; a way back needs one-way delays.
         Place::BundleMember(..) | Place::Handover(_) | Place::Reverse(_) => false,
-        Place::Sender | Place::Receiver(_) => false,
+        Place::PathChange(..) | Place::Sender | Place::Receiver(_) => false,
     }
 }
 

@@ -34,6 +34,19 @@ pub enum Sending {
     Paced,
     /// Downloads.
     Bulk,
+    /// One half of the homes cubic, the other BBR.
+    Mixed,
+}
+
+impl Sending {
+    /// How a home's video is sent.
+    pub fn to_home(self, number: usize) -> Self {
+        match self {
+            Self::Mixed if number.is_multiple_of(2) => Self::Cubic,
+            Self::Mixed => Self::Bbr,
+            same => same,
+        }
+    }
 }
 
 /// One window of `home` under `effects`.

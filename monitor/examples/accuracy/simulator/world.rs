@@ -27,16 +27,26 @@ pub enum Topology {
     TransitOnly,
     /// Every ISP through two of four exchanges and, in part, a transit.
     Many,
+    /// Every ISP through three exchanges, two of them over one reseller's port.
+    Reseller,
+    /// One exchange and two transits: one half of the ISPs through the exchange and a transit, the
+    /// other through transits alone.
+    Remote,
+    /// Every ISP through three of six exchanges and one of two transits.
+    Large,
 }
 
 impl Topology {
-    pub const ALL: [Self; 5] = [
+    /// Those that thresholds were chosen on.
+    pub const TUNED: [Self; 5] = [
         Self::TwoShared,
         Self::PrivateAndShared,
         Self::Dedicated,
         Self::TransitOnly,
         Self::Many,
     ];
+    /// Those that were not looked at before they were frozen.
+    pub const HELD_OUT: [Self; 3] = [Self::Reseller, Self::Remote, Self::Large];
 }
 
 /// A link to a neighbour.
@@ -45,6 +55,8 @@ pub struct Interconnect {
     pub connectivity: Connectivity,
     /// The transit's AS; `None`: it leads to the ISPs themselves.
     pub transit: Option<u32>,
+    /// What it shares with others.
+    pub risk_groups: Arc<[Arc<str>]>,
 }
 
 /// One home with one connection at a time.
@@ -103,11 +115,16 @@ impl World {
             name: name.into(),
             connectivity,
             transit,
+            risk_groups: Arc::new([]),
         };
         let exchange = |at: usize| link(format!("ix-{at}"), Connectivity::Ix, None);
         let transit = |at: usize| {
             let asn = FIRST_TRANSIT + at as u32;
             link(format!("transit-{at}"), Connectivity::Transit, Some(asn))
+        };
+        let resold = |at: usize| Interconnect {
+            risk_groups: Arc::new(["reseller-1".into()]),
+            ..exchange(at)
         };
         let private = |at: usize| link(format!("pni-{at}"), Connectivity::Pni, None);
         let interconnects: Vec<Interconnect> = match topology {
@@ -118,6 +135,9 @@ impl World {
             Topology::Dedicated => (0..scale.isps).map(private).collect(),
             Topology::TransitOnly => (0..2).map(transit).collect(),
             Topology::Many => (0..4).map(exchange).chain([transit(0)]).collect(),
+            Topology::Reseller => (0..2).map(resold).chain([exchange(2)]).collect(),
+            Topology::Remote => [exchange(0), transit(0), transit(1)].into(),
+            Topology::Large => (0..6).map(exchange).chain((0..2).map(transit)).collect(),
         };
         let mut world = Self {
             interconnects,
@@ -133,6 +153,9 @@ impl World {
                 Topology::PrivateAndShared => vec![isp, scale.isps],
                 Topology::Dedicated => vec![isp],
                 Topology::Many => vec![isp % 4, (isp + 1) % 4, 4],
+                Topology::Reseller => vec![0, 1, 2],
+                Topology::Remote => [vec![0, 1], vec![1, 2]][isp % 2].clone(),
+                Topology::Large => vec![isp % 6, (isp + 1) % 6, (isp + 3) % 6, 6 + isp % 2],
             };
             // Nodes are of one ISP, and their prefixes are spread over its ways.
             let mut of_isp = 0;
@@ -202,7 +225,7 @@ impl World {
             as_path_middle: Arc::new([]),
             connectivity: Some(link.connectivity),
             site: None,
-            risk_groups: Arc::new([]),
+            risk_groups: Arc::clone(&link.risk_groups),
             sources: SourceSet {
                 who: Source::File,
                 way: Source::File,
