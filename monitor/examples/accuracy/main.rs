@@ -14,13 +14,13 @@ use report::Report;
 use simulator::design::Families;
 use simulator::grade::Grade;
 use simulator::incident::{Incident, Played};
-use simulator::{Without, days, design, grade, incident};
+use simulator::{Without, days, design, grade, handover_2014, incident};
 
 /// The window, counted from the beginning of a fault, whose verdicts are shown.
 const LATE: i64 = 7;
 
 /// Plays simulated incidents and prints how often who was right.
-#[derive(Parser)]
+#[derive(Clone, Parser)]
 struct Arguments {
     /// Incidents to play
     #[arg(long, default_value_t = 2_000)]
@@ -66,8 +66,11 @@ fn main() -> Result<ExitCode> {
     let mut text = held_out.markdown();
     // The published report has both.
     let tuned = arguments.markdown.as_ref().map(|_| {
-        let mut tuned = arguments.play(Families::Tuned);
-        tuned.days = None;
+        let tuned = Arguments {
+            isp_days: 0,
+            ..arguments.clone()
+        }
+        .play(Families::Tuned);
         text += &tuned.markdown_in_short();
         tuned
     });
@@ -129,6 +132,9 @@ impl Arguments {
         }
         if self.isp_days > 0 {
             report.days = Some(days::play(self.isp_days, self.seed));
+            report.handover_2014 = [false, true]
+                .map(|ports| handover_2014::play(ports, self.seed))
+                .into();
         }
         report
     }

@@ -10,6 +10,7 @@ use super::simulator::days::Days;
 use super::simulator::design::FROZEN;
 use super::simulator::fault::{Place, Queue};
 use super::simulator::grade::{Grade, IN_TIME};
+use super::simulator::handover_2014::Evenings;
 use super::simulator::incident::{Incident, Kind, Played, Without};
 use super::simulator::separable::{is_compared, is_separable};
 
@@ -48,6 +49,14 @@ port is counted, where several ISPs are behind it, or where the same prefixes ta
 These are figures of a model. What real kernels, queues and congestion control make of it stands in
 the last part.
 
+";
+const HANDOVER_2014: &str = "
+`handover-2014`: an ISP is reached through two transits whose ports into it are full from 19 to 23
+o'clock for two weeks, while other networks behind the same transits are fine
+(`simulator/handover_2014.rs`). The right answer is {transit, isp}, recurrent.
+
+| our ports' counters | evenings with it within 10 minutes | windows with it | evenings called recurrent | names | sets about others |
+| --- | --- | --- | --- | --- | --- |
 ";
 const TUNED: &str = "
 ### The families that thresholds were chosen on
@@ -138,6 +147,8 @@ pub struct Report {
     ablations: BTreeMap<Without, Sums>,
     stated: Vec<(f64, bool)>,
     pub days: Option<Days>,
+    /// Without the counters of our ports, and with them.
+    pub handover_2014: Vec<Evenings>,
 }
 
 /// What the JSON file holds.
@@ -157,6 +168,7 @@ pub struct Figures<'a> {
     stated_at_095: u64,
     stated_at_095_right: u64,
     without_shared_fault: Option<Days>,
+    handover_2014: &'a [Evenings],
 }
 
 impl Report {
@@ -217,6 +229,7 @@ impl Report {
             stated_at_095: stated,
             stated_at_095_right: right,
             without_shared_fault: self.days,
+            handover_2014: &self.handover_2014,
         }
     }
 
@@ -252,6 +265,7 @@ impl Report {
     pub fn markdown(&self) -> String {
         let mut text = INTRODUCTION.replace("FROZEN", FROZEN) + &self.totals();
         self.places(&mut text);
+        self.evenings(&mut text);
         self.interconnects(&mut text);
         self.methods(&mut text);
         text
@@ -349,6 +363,27 @@ impl Report {
                 sums.incidents,
                 percent(share(sums.named, sums.incidents)),
                 percent(share(sums.named_in_time, sums.incidents)),
+            );
+        }
+    }
+
+    /// The dispute of 2014.
+    fn evenings(&self, text: &mut String) {
+        if self.handover_2014.is_empty() {
+            return;
+        }
+        *text += HANDOVER_2014;
+        for (evenings, ports) in self.handover_2014.iter().zip(["unknown", "known"]) {
+            let _ = writeln!(
+                text,
+                "| {ports} | {} of {} | {} of {} | {} | {} | {} |",
+                evenings.answered_in_time,
+                evenings.evenings,
+                evenings.windows_answered,
+                evenings.windows,
+                evenings.recurrent,
+                evenings.names,
+                evenings.others
             );
         }
     }

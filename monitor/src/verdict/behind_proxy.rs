@@ -45,7 +45,8 @@ pub fn verdicts(votes: &[Vote], at: &Thresholds) -> Vec<Verdict> {
         let mut tally = Tally::default();
         for vote in votes {
             let (limited, clients) = held_back(&[*vote]);
-            tally.push(limited as f64 / clients.max(1) as f64, 0.0);
+            let share = limited as f64 / clients.max(1) as f64;
+            tally.push(share, 1.0 - share);
         }
         let (others_limited, others) = (sum.0 - limited, sum.1 - clients);
         let compared = isps.iter().any(|(other, votes)| {

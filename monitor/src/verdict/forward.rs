@@ -13,9 +13,9 @@ const DEVIATIONS: f64 = 3.0;
 const DEVIATIONS_OF_EACH: f64 = 2.0;
 /// Additional losses that matter once they are established over many clients.
 pub const LOSS_SHARE: f64 = SLOWING_SHARE;
-/// Part of a threshold that the median client must reach: what a few of them suffer says nothing about
+/// Part of a threshold that three of four clients must reach: what some of them suffer says nothing about
 /// the others, whose answers alone may be late.
-const MEDIAN_SHARE: f64 = 0.5;
+const QUARTILE_SHARE: f64 = 0.5;
 /// Part of the usual rate that must be missing on the average.
 const RATE_DROP: f64 = 0.2;
 
@@ -92,12 +92,12 @@ fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> 
     })
 }
 
-/// The mean excess over many clients, its standard error, and the median.
+/// The mean excess over many clients, its standard error, and the lower quartile.
 struct Mean {
     count: u64,
     mean: f64,
     error: f64,
-    median: f64,
+    quartile: f64,
 }
 
 impl Mean {
@@ -110,7 +110,7 @@ impl Mean {
             count: moments.count,
             mean: moments.mean,
             error: moments.deviation() / (moments.count.max(1) as f64).sqrt(),
-            median: sorted.get(sorted.len() / 2).copied().unwrap_or_default(),
+            quartile: sorted.get(sorted.len() / 4).copied().unwrap_or_default(),
         }
     }
 
@@ -122,7 +122,7 @@ impl Mean {
         deviations: f64,
     ) -> Option<Evidence> {
         let is_certain = self.mean >= deviations * self.error;
-        let is_common = self.median >= MEDIAN_SHARE * threshold;
+        let is_common = self.quartile >= QUARTILE_SHARE * threshold;
         (self.count > 1 && self.mean >= threshold && is_certain && is_common).then(|| Evidence {
             kind: kind.to_owned(),
             about: None,

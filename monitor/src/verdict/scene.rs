@@ -77,6 +77,10 @@ impl Vote {
     }
 }
 
+/// Part of the votes that are bad, and that may be good, where the others are unsettled.
+const MOSTLY_BAD: f64 = 0.5;
+const HARDLY_GOOD: f64 = 0.05;
+
 /// Votes, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
@@ -119,9 +123,12 @@ impl Tally {
         self.good_sum / self.prefixes.max(1) as f64
     }
 
-    /// Enough votes, and nearly all of them bad.
+    /// Enough votes, and nearly all of them bad; or most of them, and hardly any good: of a fault whose
+    /// size is about that of a threshold many clients are neither.
     pub fn is_bad(&self, at: &Thresholds) -> bool {
-        self.prefixes >= u64::from(at.min_prefixes_per_isp) && self.bad() >= at.bad_share
+        let mostly = self.bad() >= MOSTLY_BAD && self.good() <= HARDLY_GOOD;
+        self.prefixes >= u64::from(at.min_prefixes_per_isp)
+            && (self.bad() >= at.bad_share || mostly)
     }
 
     /// Enough votes, and nearly all of them good.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use lastmile::cell::Cells;
 use lastmile::config::{Baseline, Config};
-use lastmile::engine::judge::{Judge, Moves};
+use lastmile::engine::judge::{self, Judge, Moves};
 use lastmile::engine::{Missed, WindowSpan};
 use lastmile::flow::Observation;
 use lastmile::path::ports::{InterconnectPorts, PortWindow};
+use lastmile::verdict::incident::Incidents;
 use lastmile::verdict::{self, DeviceCounters, LocalCounters, Verdict};
 
 use super::fault::{Effects, Fault, Place, Queue};
@@ -122,6 +123,8 @@ pub struct Said {
     /// Windows since the fault began; negative: before.
     pub window: i64,
     pub verdicts: Vec<Verdict>,
+    /// What there was to tell of incidents.
+    pub incidents: Vec<lastmile::verdict::incident::Incident>,
     pub blame_it: Vec<super::rivals::Name>,
     pub signature: Vec<super::rivals::Name>,
 }
@@ -170,15 +173,21 @@ pub fn config() -> Config {
 pub struct Course {
     pub config: Config,
     judge: Judge,
+    incidents: Incidents,
     blame_it: BlameIt,
     number: u64,
 }
 
 impl Course {
     pub fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub fn with(config: Config) -> Self {
         Self {
-            config: config(),
+            config,
             judge: Judge::default(),
+            incidents: Incidents::default(),
             blame_it: BlameIt::default(),
             number: FIRST_WINDOW,
         }
@@ -207,9 +216,13 @@ impl Course {
             .judge
             .window(&cells, &span, &missed, &Nobody, &self.config);
         let verdicts = verdict::decide(&judged.window, Some(local), ports, &self.config.verdict);
+        let votes = &judged.window.votes;
+        let span = judge::span(&self.config.baseline);
+        let news = self.incidents.window(&verdicts, votes, self.number, span);
         Said {
             window,
             verdicts,
+            incidents: news.into_iter().map(|(_, incident)| incident).collect(),
             blame_it,
             signature,
         }

@@ -4,6 +4,7 @@ pub mod days;
 pub mod design;
 pub mod fault;
 pub mod grade;
+pub mod handover_2014;
 pub mod incident;
 pub mod random;
 pub mod rivals;
