@@ -386,7 +386,7 @@ mod tests {
             ..figures()
         };
         assert_eq!(judge(&at(60_000.0), 0), Raw::Bad);
-        assert_eq!(judge(&at(44_900.0), 0), Raw::Grey);
+        assert_eq!(judge(&at(44_900.0), 0), Raw::Leaning);
         assert_eq!(judge(&at(41_000.0), 0), Raw::Good);
     }
 
@@ -416,7 +416,7 @@ mod tests {
             comparison.judge(0.1).0
         };
         assert_eq!(judge(&lossy(14.5)), Raw::Bad);
-        assert_eq!(judge(&lossy(16.0)), Raw::Grey);
+        assert_eq!(judge(&lossy(16.0)), Raw::Leaning);
     }
 
     #[test]
@@ -430,7 +430,7 @@ mod tests {
             rtt_p10_us: Some(44_900.0),
             ..slow
         };
-        assert_eq!(judge(&slow_and_perhaps_queued, 0), Raw::Grey);
+        assert_eq!(judge(&slow_and_perhaps_queued, 0), Raw::Leaning);
     }
 
     #[test]

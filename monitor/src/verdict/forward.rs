@@ -3,7 +3,12 @@
 //! An RTT that grew says nothing about the direction. Losses, CE marks and a delivered rate that
 //! dropped do (TSLP, Luckie et al., IMC 2014, has the same caveat about the way back).
 
-use super::degraded::{Comparison, SLOWING_SHARE, Sign};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::degraded::{Comparison, SLOWING_SHARE};
 use super::finding::Evidence;
 use super::scene::Client;
 use crate::flow::baseline::Moments;
@@ -13,9 +18,11 @@ const DEVIATIONS: f64 = 3.0;
 const DEVIATIONS_OF_EACH: f64 = 2.0;
 /// Additional losses that matter once they are established over many clients.
 pub const LOSS_SHARE: f64 = SLOWING_SHARE;
-/// Part of a threshold that three of four clients must reach: what some of them suffer says nothing about
-/// the others, whose answers alone may be late.
+/// Part of a threshold that the clients of three of four networks must reach on the average: what some
+/// of them suffer says nothing about the others, whose answers alone may be late.
 const QUARTILE_SHARE: f64 = 0.5;
+/// Length of these networks, IPv4 and IPv6: the units that are counted by default.
+const NETWORK_LENGTHS: [u8; 2] = [24, 48];
 /// Part of the usual rate that must be missing on the average.
 const RATE_DROP: f64 = 0.2;
 
@@ -44,11 +51,10 @@ fn beyond<'a>(
 ) -> Option<Evidence> {
     let item =
         |kind: &str, mean: &Mean, threshold: f64| mean.item(kind, threshold, supports, deviations);
-    let loss = Mean::of(excesses(clients.clone(), |it| it.loss));
-    let ce = Mean::of(excesses(clients.clone(), |it| it.ce));
+    let loss = Mean::of(clients.clone(), loss_excess);
+    let ce = Mean::of(clients.clone(), |it| it.ce.map(|sign| sign.excess));
     // A short transfer is slower in proportion to its RTT, whichever direction that grew in.
-    let rates = clients.clone();
-    let rate = Mean::of(rates.filter_map(|client| client.comparison.rate_beyond_rtt));
+    let rate = Mean::of(clients.clone(), |it| it.rate_beyond_rtt);
     item("loss_excess_share", &loss, LOSS_SHARE)
         .or_else(|| item("ce_excess_share", &ce, LOSS_SHARE))
         .or_else(|| item("rate_drop_share", &rate, RATE_DROP))
@@ -57,16 +63,11 @@ fn beyond<'a>(
 
 /// What shows that data toward `clients` is lost, if it is.
 pub fn losses<'a>(clients: impl Iterator<Item = &'a Client>, supports: &str) -> Option<Evidence> {
-    let loss = Mean::of(excesses(clients, |it| it.loss));
-    loss.item("loss_excess_share", LOSS_SHARE, supports, DEVIATIONS)
+    Mean::of(clients, loss_excess).item("loss_excess_share", LOSS_SHARE, supports, DEVIATIONS)
 }
 
-fn excesses<'a>(
-    clients: impl Iterator<Item = &'a Client>,
-    pick: fn(&Comparison) -> Option<Sign>,
-) -> impl Iterator<Item = f64> {
-    let signs = clients.filter_map(move |client| pick(&client.comparison));
-    signs.map(|sign| sign.excess)
+fn loss_excess(comparison: &Comparison) -> Option<f64> {
+    comparison.loss.map(|sign| sign.excess)
 }
 
 /// A single client has no mean; then its own significant signs must do.
@@ -92,7 +93,8 @@ fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> 
     })
 }
 
-/// The mean excess over many clients, its standard error, and the lower quartile.
+/// The mean excess over many clients, its standard error, and the lower quartile of the
+/// means of their networks.
 struct Mean {
     count: u64,
     mean: f64,
@@ -101,11 +103,22 @@ struct Mean {
 }
 
 impl Mean {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = values.collect();
-        sorted.sort_by(f64::total_cmp);
+    fn of<'a>(
+        clients: impl Iterator<Item = &'a Client>,
+        pick: impl Fn(&Comparison) -> Option<f64>,
+    ) -> Self {
         let mut moments = Moments::default();
-        sorted.iter().for_each(|value| moments.push(Some(*value)));
+        let mut networks: BTreeMap<IpAddr, Moments> = BTreeMap::new();
+        for client in clients {
+            let Some(value) = pick(&client.comparison) else {
+                continue;
+            };
+            moments.push(Some(value));
+            let network = networks.entry(network_of(client.address)).or_default();
+            network.push(Some(value));
+        }
+        let mut sorted: Vec<f64> = networks.values().map(|network| network.mean).collect();
+        sorted.sort_by(f64::total_cmp);
         Self {
             count: moments.count,
             mean: moments.mean,
@@ -132,4 +145,10 @@ impl Mean {
             samples: self.count,
         })
     }
+}
+
+fn network_of(address: IpAddr) -> IpAddr {
+    let [v4, v6] = NETWORK_LENGTHS;
+    let length = if address.is_ipv4() { v4 } else { v6 };
+    IpNet::new(address, length).map_or(address, |network| network.network())
 }

@@ -33,9 +33,9 @@ pub const MIN_ISPS: usize = 2;
 const MANY_INTERCONNECTS: usize = 3;
 /// One damaged link loses packets that its port has sent; that two are damaged at once is no chance.
 const MIN_CLEAN_PORTS: usize = 2;
-/// A bundle of four with one bad member would have spared this many other flows with a chance of
-/// 2.4 %: (3/4)^13 = 0.024.
-const MIN_FLOWS_AGAINST_BUNDLE: u64 = 13;
+/// A bundle of four with one bad member would have spared this many other flows with less than
+/// 5 % chance: (3/4)^11 = 0.042.
+const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
 /// With one bad member of two, half of the clients are bad, and chance moves that.
 const MOST_OF_BUNDLE: f64 = 0.7;
 /// Bad clients that make a part; fewer may be as many homes.
