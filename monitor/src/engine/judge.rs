@@ -162,10 +162,12 @@ impl Judge {
         let judged: Vec<Judged<'_>> = compared
             .iter()
             .zip(&raws)
-            .map(|((cell, address, ..), (raw, _))| Judged {
+            .zip(&chances)
+            .map(|(((cell, address, ..), (raw, _)), chance)| Judged {
                 cell,
                 address: *address,
                 raw: *raw,
+                chance: *chance,
             })
             .collect();
         let tracks = self.standings.advance(&judged, window.number);

@@ -4,6 +4,13 @@
 //! A client therefore counts as bad only when it was so in two windows in a row, and as good
 //! again only after two good ones; in between it is unsettled and speaks for nobody. Whoever was
 //! bad together with many others is not blamed for being the last one to recover.
+//!
+//! Benjamini-Hochberg bounds the false discoveries of one window, and there are 1,440 of them in a
+//! day. Over time a client must therefore also pass a sequential test: the chances of its windows,
+//! made e-values (Vovk and Wang, "E-values: calibration, combination and applications", Annals of
+//! Statistics 49, 2021), are multiplied as long as they speak against it (the e-CUSUM of Shin, Ramdas
+//! and Rinaldo, "E-detectors", 2024). Whatever happens by chance reaches a product of
+//! [`FALSE_ALARM_WINDOWS`] only once in at least as many windows on the average.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -16,6 +23,11 @@ use crate::cell::CellKey;
 
 /// Windows in a row that settle a client.
 pub const SETTLED_AFTER: u32 = 2;
+/// Windows of one client, at least, between two false alarms on the average.
+const FALSE_ALARM_WINDOWS: f64 = 1_000.0;
+/// Exponent of the calibrator that makes e-values of chances, k * p^(k - 1): any from 0 to 1 is valid.
+const CALIBRATOR: f64 = 0.5;
+const LEAST_CHANCE: f64 = 1e-12;
 /// Windows without a judgement after which a client's past says nothing more.
 const FORGOTTEN_AFTER: u64 = 4;
 /// Windows of its own for which having been bad with many others counts: while a client is silent it
@@ -37,7 +49,7 @@ pub enum Standing {
 }
 
 /// A client's standing, and where it comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Track {
     pub standing: Standing,
     /// Windows in a row in which it was bad, this one included.
@@ -59,6 +71,9 @@ pub struct Track {
     /// has clients. They may be silent by now.
     #[serde(default)]
     at_once: bool,
+    /// Natural logarithm of the product of its e-values since they began to speak against it.
+    #[serde(default)]
+    against: f64,
 }
 
 impl Track {
@@ -74,12 +89,14 @@ impl Track {
             window,
             shared: None,
             at_once: false,
+            against: 0.0,
         }
     }
 
-    /// Notes what `window` looked like.
-    fn advance(&mut self, raw: Raw, window: u64) {
+    /// Notes what `window` looked like, and by what chance it would have by itself.
+    fn advance(&mut self, raw: Raw, chance: f64, window: u64) {
         let in_a_row = window == self.window + 1;
+        self.against = self.against.max(0.0) + ln_e_value(chance);
         let had_begun = self.bad_windows > 0;
         match raw {
             Raw::Bad | Raw::RateOnly => {
@@ -90,7 +107,8 @@ impl Track {
                 self.bad_windows += 1;
                 self.rate_only &= raw == Raw::RateOnly;
                 self.good_windows = 0;
-                self.not_recovered |= self.bad_windows >= SETTLED_AFTER;
+                self.not_recovered |=
+                    self.bad_windows >= SETTLED_AFTER && self.against >= FALSE_ALARM_WINDOWS.ln();
                 if self.bad_windows == 1 && !self.not_recovered {
                     self.bad_since = Some(window);
                     self.at_once = false;
@@ -104,7 +122,10 @@ impl Track {
             Raw::Good => {
                 self.bad_windows = 0;
                 self.good_windows = if in_a_row { self.good_windows + 1 } else { 1 };
-                self.not_recovered &= self.good_windows < SETTLED_AFTER;
+                if self.not_recovered && self.good_windows >= SETTLED_AFTER {
+                    self.not_recovered = false;
+                    self.against = 0.0;
+                }
                 self.standing = if self.not_recovered || had_begun {
                     Standing::Unsettled
                 } else {
@@ -206,6 +227,13 @@ impl Track {
     }
 }
 
+/// Natural logarithm of what a chance is worth as evidence against nothing being wrong.
+fn ln_e_value(chance: f64) -> f64 {
+    // Less is not computed any more, and one window shall not outweigh all that come after it.
+    let chance = chance.clamp(LEAST_CHANCE, 1.0);
+    CALIBRATOR.ln() + (CALIBRATOR - 1.0) * chance.ln()
+}
+
 /// The past of every client that was judged lately.
 #[derive(Clone, Debug, Default)]
 pub struct Standings {
@@ -219,6 +247,8 @@ pub struct Judged<'a> {
     pub cell: &'a CellKey,
     pub address: IpAddr,
     pub raw: Raw,
+    /// By which it would be as bad were nothing wrong ([`super::degraded::Comparison::chance`]).
+    pub chance: f64,
 }
 
 impl Standings {
@@ -247,7 +277,7 @@ impl Standings {
                 if window.saturating_sub(track.window) > FORGOTTEN_AFTER {
                     *track = fresh;
                 }
-                track.advance(client.raw, window);
+                track.advance(client.raw, client.chance, window);
                 if is_bad(client.raw) && is_crowded {
                     track.shared = Some(0);
                 }
@@ -377,12 +407,56 @@ mod tests {
                         cell: &cell,
                         address,
                         raw,
+                        chance: chance_of(raw),
                     })
                     .collect();
                 let tracks = standings.advance(&clients, 100 + window as u64);
                 tracks.first().map(|track| track.standing)
             })
             .collect()
+    }
+
+    fn chance_of(raw: Raw) -> f64 {
+        match raw {
+            Raw::Bad | Raw::RateOnly => 1e-6,
+            _ => 0.5,
+        }
+    }
+
+    #[test]
+    fn what_is_hardly_beyond_chance_takes_longer() {
+        let mut track = Track::new(98);
+        let mut after = |chance, window| {
+            track.advance(Raw::Bad, chance, window);
+            track.standing
+        };
+        assert_eq!(after(0.005, 100), Standing::Unsettled);
+        assert_eq!(after(0.005, 101), Standing::Unsettled);
+        assert_eq!(after(0.005, 102), Standing::Unsettled);
+        assert_eq!(after(0.005, 103), Standing::Bad);
+    }
+
+    #[test]
+    fn false_alarms_come_no_more_often_than_is_said() {
+        use proptest::prelude::Rng as _;
+        use proptest::test_runner::{RngAlgorithm, TestRng};
+
+        let mut random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let mut track = Track::new(0);
+        let (mut alarms, windows) = (0, 1_000_000);
+        for _ in 0..windows {
+            let chance = (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+            track.against = track.against.max(0.0) + ln_e_value(chance);
+            if track.against >= FALSE_ALARM_WINDOWS.ln() {
+                alarms += 1;
+                track.against = 0.0;
+            }
+        }
+        assert!(
+            f64::from(alarms) * FALSE_ALARM_WINDOWS <= f64::from(windows),
+            "{alarms} in {windows} windows"
+        );
+        assert!(alarms > 0);
     }
 
     const G: Option<Raw> = Some(Raw::Good);
@@ -419,7 +493,7 @@ mod tests {
     fn how_long_it_lasts_is_counted_from_its_beginning() {
         let mut track = Track::new(98);
         let mut lasting = |raw, window| {
-            track.advance(raw, window);
+            track.advance(raw, chance_of(raw), window);
             track.lasting()
         };
         assert_eq!(lasting(Raw::Bad, 100), 0);
@@ -447,6 +521,7 @@ mod tests {
                     } else {
                         Raw::Good
                     },
+                    chance: if bad.contains(&at) { 1e-6 } else { 0.5 },
                 })
                 .collect();
             standings.advance(&clients, number)[0]
@@ -476,6 +551,7 @@ mod tests {
                     cell,
                     address: [10, 0, at as u8, 1].into(),
                     raw: if at < bad { Raw::Bad } else { Raw::Good },
+                    chance: if at < bad { 1e-6 } else { 0.5 },
                 })
                 .collect();
             standings.advance(&clients, number)[0]
