@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1_000)]
     isp_days: u64,
     /// Of the course of chance
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 3)]
     seed: u64,
     /// Play this one of the incidents alone, and print all that is said of it
     #[arg(long, value_name = "NUMBER")]

@@ -119,6 +119,7 @@ impl Judge {
                 for (address, client) in &cell.clients {
                     let track = Track::unsettled(window.number);
                     undecided.push(judged_client(
+                        key,
                         *address,
                         client,
                         Comparison::default(),
@@ -182,7 +183,7 @@ impl Judge {
             lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
             lesson.good = *raw == Raw::Good;
             lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
-            let client = judged_client(*address, totals, *comparison, *signs, *track, window);
+            let client = judged_client(key, *address, totals, *comparison, *signs, *track, window);
             match clients.last_mut().filter(|(last, _)| last == *key) {
                 Some((_, clients)) => clients.push(client),
                 None => clients.push(((*key).clone(), vec![client])),
@@ -264,6 +265,7 @@ impl<'a> Taught<'a> {
 }
 
 fn judged_client(
+    cell: &CellKey,
     address: IpAddr,
     totals: &ClientTotals,
     comparison: Comparison,
@@ -276,6 +278,7 @@ fn judged_client(
         to_client.busy_us as f64 / (window.length_us() * totals.observations.max(1)) as f64;
     Client {
         address,
+        prefix: cell.prefix,
         track,
         signs,
         comparison,

@@ -1,8 +1,8 @@
 //! The same prefixes through another interconnect, in the same window (rule 4): the difference of the
 //! differences, each way's excess over its own usual against the other's.
 //!
-//! Load balancing, or an experiment of ours ([`crate::experiment`]), sends a part of the clients of a
-//! prefix another way. What is bad through one interconnect and good through another is not their
+//! Load balancing, or an operator's own choice for a share of the flows, sends a part of the clients of
+//! a prefix another way. What is bad through one interconnect and good through another is not their
 //! lines, their nodes or their ISP, and not where both ways begin. A comparison of the same prefixes
 //! needs no second ISP.
 
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::degraded::{Comparison, Sign};
 use super::finding::{Evidence, Place};
 use super::medians;
-use super::scene::{Client, Scene, Tally, Vote};
+use super::scene::{Client, Scene, Tally};
 
 /// How sure the bound of the difference is.
 const CONFIDENCE: f64 = 0.99;
@@ -39,13 +39,13 @@ impl Split {
 #[derive(Default)]
 struct Way<'a> {
     prefixes: BTreeMap<IpNet, Split>,
-    clients: Vec<(IpNet, &'a Client)>,
+    clients: Vec<&'a Client>,
 }
 
 impl<'a> Way<'a> {
-    fn add(&mut self, prefix: IpNet, client: &'a Client) {
-        self.prefixes.entry(prefix).or_default().add(client);
-        self.clients.push((prefix, client));
+    fn add(&mut self, client: &'a Client) {
+        self.prefixes.entry(client.prefix).or_default().add(client);
+        self.clients.push(client);
     }
 
     /// The votes of those prefixes that `of` holds.
@@ -66,9 +66,9 @@ impl<'a> Way<'a> {
         let clients = self
             .clients
             .iter()
-            .filter(|(prefix, _)| of.contains(prefix));
+            .filter(|client| of.contains(&client.prefix));
         clients
-            .filter_map(|(_, client)| pick(&client.comparison))
+            .filter_map(|client| pick(&client.comparison))
             .collect()
     }
 }
@@ -92,7 +92,7 @@ pub fn good_elsewhere(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evide
     for vote in scene.at_place(&place) {
         isps.insert(Arc::clone(&vote.cell.isp));
         for client in vote.clients.iter() {
-            here.add(prefix_of(vote, client), client);
+            here.add(client);
         }
     }
     let mut others: BTreeMap<Arc<str>, Way<'_>> = BTreeMap::new();
@@ -104,10 +104,9 @@ pub fn good_elsewhere(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evide
                 continue;
             }
             for client in vote.clients.iter() {
-                let prefix = prefix_of(vote, client);
-                if here.prefixes.contains_key(&prefix) {
+                if here.prefixes.contains_key(&client.prefix) {
                     let way = others.entry(Arc::clone(other)).or_default();
-                    way.add(prefix, client);
+                    way.add(client);
                 }
             }
         }
@@ -161,10 +160,4 @@ fn compare(
     evidence.push(share("bad_prefix_share", interconnect, ours.bad()));
     evidence.push(share("good_prefix_share", other, theirs.good()));
     Some(evidence)
-}
-
-/// The client's own prefix, also where several vote as one: nearly all are of one length.
-fn prefix_of(vote: &Vote, client: &Client) -> IpNet {
-    let length = vote.cell.prefix.prefix_len();
-    IpNet::new(client.address, length).map_or(vote.cell.prefix, |prefix| prefix.trunc())
 }

@@ -4,7 +4,6 @@
 //! dropped do (TSLP, Luckie et al., IMC 2014, has the same caveat about the way back).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -18,11 +17,9 @@ const DEVIATIONS: f64 = 3.0;
 const DEVIATIONS_OF_EACH: f64 = 2.0;
 /// Additional losses that matter once they are established over many clients.
 pub const LOSS_SHARE: f64 = SLOWING_SHARE;
-/// Part of a threshold that the clients of three of four networks must reach on the average: what some
+/// Part of a threshold that the clients of three of four prefixes must reach on the average: what some
 /// of them suffer says nothing about the others, whose answers alone may be late.
 const QUARTILE_SHARE: f64 = 0.5;
-/// Length of these networks, IPv4 and IPv6: the units that are counted by default.
-const NETWORK_LENGTHS: [u8; 2] = [24, 48];
 /// Part of the usual rate that must be missing on the average.
 const RATE_DROP: f64 = 0.2;
 
@@ -94,7 +91,7 @@ fn single<'a>(mut clients: impl Iterator<Item = &'a Client>, supports: &str) -> 
 }
 
 /// The mean excess over many clients, its standard error, and the lower quartile of the
-/// means of their networks.
+/// means of their prefixes.
 struct Mean {
     count: u64,
     mean: f64,
@@ -108,16 +105,16 @@ impl Mean {
         pick: impl Fn(&Comparison) -> Option<f64>,
     ) -> Self {
         let mut moments = Moments::default();
-        let mut networks: BTreeMap<IpAddr, Moments> = BTreeMap::new();
+        let mut prefixes: BTreeMap<IpNet, Moments> = BTreeMap::new();
         for client in clients {
             let Some(value) = pick(&client.comparison) else {
                 continue;
             };
             moments.push(Some(value));
-            let network = networks.entry(network_of(client.address)).or_default();
-            network.push(Some(value));
+            let prefix = prefixes.entry(client.prefix).or_default();
+            prefix.push(Some(value));
         }
-        let mut sorted: Vec<f64> = networks.values().map(|network| network.mean).collect();
+        let mut sorted: Vec<f64> = prefixes.values().map(|prefix| prefix.mean).collect();
         sorted.sort_by(f64::total_cmp);
         Self {
             count: moments.count,
@@ -145,10 +142,4 @@ impl Mean {
             samples: self.count,
         })
     }
-}
-
-fn network_of(address: IpAddr) -> IpAddr {
-    let [v4, v6] = NETWORK_LENGTHS;
-    let length = if address.is_ipv4() { v4 } else { v6 };
-    IpNet::new(address, length).map_or(address, |network| network.network())
 }

@@ -270,6 +270,7 @@ mod tests {
         };
         Client {
             address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, number)),
+            prefix: cell().prefix,
             track,
             signs: Signs {
                 queue: true,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::LocalCounters;
@@ -24,6 +25,10 @@ use crate::path::ports::InterconnectPorts;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Client {
     pub address: IpAddr,
+    /// The prefix that it is counted in. What is kept and what other hosts logged has stand-ins for
+    /// addresses, and prefixes as they are.
+    #[serde(default)]
+    pub prefix: IpNet,
     pub track: Track,
     pub signs: Signs,
     pub comparison: Comparison,

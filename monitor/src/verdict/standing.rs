@@ -9,8 +9,8 @@
 //! day. Over time a client must therefore also pass a sequential test: the chances of its windows,
 //! made e-values (Vovk and Wang, "E-values: calibration, combination and applications", Annals of
 //! Statistics 49, 2021), are multiplied as long as they speak against it (the e-CUSUM of Shin, Ramdas
-//! and Rinaldo, "E-detectors", 2024). Whatever happens by chance reaches a product of
-//! [`FALSE_ALARM_WINDOWS`] only once in at least as many windows on the average.
+//! and Rinaldo, "E-detectors", 2024). Whatever happens by chance reaches a product of 1,000 only once
+//! in at least as many windows on the average.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -494,6 +494,7 @@ mod tests {
     fn vote((interconnect, isp, third, standings): (u8, u8, u8, Vec<u8>)) -> Vote {
         let client = |standing: u8| Client {
             address: [10, 0, 0, 1].into(),
+            prefix: ipnet::IpNet::default(),
             track: Track::settled(match standing {
                 0 => Standing::Good,
                 1 => Standing::Unsettled,

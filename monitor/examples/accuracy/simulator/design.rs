@@ -12,12 +12,12 @@ use super::world::{Scale, Topology};
 pub enum Families {
     /// Those that were looked at while rules and thresholds were made.
     Tuned,
-    /// Other topologies, queues, round trips and senders, a path that changes, and crowds; first
-    /// played when rules and thresholds stood as [`FROZEN`] has them.
+    /// Other topologies, queues, round trips and senders, a path that changes, and crowds: what is
+    /// reported, with the rules and thresholds of [`FROZEN`].
     HeldOut,
 }
 
-/// The commit whose rules and thresholds the families that are held out were first played with.
+/// The commit whose rules and thresholds are reported.
 pub const FROZEN: &str = "ed3efa6";
 
 /// What the incidents of one family are drawn from.

@@ -1,5 +1,6 @@
 //! Votes made by hand: what is named, and what is not when a comparison is missing.
 
+mod apart;
 mod ports;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ fn client(standing: Standing, number: u8) -> Client {
     let wobble = 1.0 + 0.01 * f64::from(number);
     Client {
         address: IpAddr::from([10, 0, 0, number]),
+        prefix: ipnet::IpNet::default(),
         track: if bad {
             Track::bad_for(5)
         } else {
@@ -53,19 +55,23 @@ fn client(standing: Standing, number: u8) -> Client {
 
 /// One prefix's vote.
 fn vote(interconnect: &str, isp: &str, prefix: u8, clients: &[Standing]) -> Vote {
+    let prefix = format!("10.0.{prefix}.0/24").parse().expect("a prefix");
     Vote {
         cell: CellKey {
             interconnect: interconnect.into(),
             isp: isp.into(),
             origin_asn: 64_500,
-            prefix: format!("10.0.{prefix}.0/24").parse().expect("a prefix"),
+            prefix,
             direct: true,
         },
         pooled: false,
         clients: clients
             .iter()
             .zip(1..)
-            .map(|(&standing, number)| client(standing, number))
+            .map(|(&standing, number)| Client {
+                prefix,
+                ..client(standing, number)
+            })
             .collect(),
     }
 }
