@@ -68,6 +68,7 @@ fn main() -> Result<ExitCode> {
     let tuned = arguments.markdown.as_ref().map(|_| {
         let tuned = Arguments {
             isp_days: 0,
+            ablations: false,
             ..arguments.clone()
         }
         .play(Families::Tuned);

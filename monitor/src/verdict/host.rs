@@ -102,6 +102,25 @@ pub fn everything_is_bad(scene: &Scene<'_>) -> bool {
     totals.all.is_bad(at) && all_interconnects && all_isps && (interconnects >= 2 || isps >= 2)
 }
 
+/// What shows that a queue of our own is full and nearly everybody feels it, also those whom it does not
+/// harm yet: data to the clients of three of four prefixes is lost, through each interconnect.
+pub fn full_and_felt(scene: &Scene<'_>) -> Option<Evidence> {
+    scene.local?.full(scene.at)?;
+    let mut names = scene.totals.interconnects.iter();
+    let counted = |tally: &Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
+    let everywhere = names.all(|(name, tally)| {
+        let place = Place::Interconnect(Arc::clone(name));
+        !counted(tally) || felt(scene, &place).is_some()
+    });
+    let all = felt(scene, &Place::Everything)?;
+    everywhere.then_some(all)
+}
+
+fn felt(scene: &Scene<'_>, place: &Place) -> Option<Evidence> {
+    let votes = scene.all.at(place);
+    forward::losses(votes.flat_map(|vote| vote.clients.iter()), "host")
+}
+
 /// Whom we serve well through the same machine and network, if anybody.
 fn served_well(scene: &Scene<'_>) -> Option<String> {
     let totals = scene.totals;
@@ -124,6 +143,12 @@ fn served_well(scene: &Scene<'_>) -> Option<String> {
 
 /// Our own machine.
 pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
+    if *place == Place::Everything
+        && let Some(felt) = full_and_felt(scene)
+        && let Some(full) = scene.local.and_then(|local| local.full(scene.at))
+    {
+        return Finding::Supported(vec![felt, full]);
+    }
     if let Some(why) = served_well(scene) {
         return Finding::Rejected(why);
     }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::finding::{Evidence, Finding, Place, Segment, log_name};
+use super::host;
 use super::interconnect;
 use super::scene::{Client, Scene, Tally, Vote};
 use super::standing::SETTLED_AFTER;
@@ -40,6 +41,9 @@ pub fn examine(scene: &Scene<'_>, place: &Place) -> Finding {
             && let Some(why) = interconnect::part_of_bundle(scene, interconnect)
         {
             return Finding::Rejected(why);
+        }
+        if *place == Place::Everything && host::full_and_felt(scene).is_some() {
+            return Finding::Rejected("a queue of our own is full, and everybody loses".to_owned());
         }
         return if clients >= TOGETHER && Tally::of(bad.iter().copied()).bad() >= scene.at.bad_share
         {

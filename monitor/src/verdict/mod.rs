@@ -159,7 +159,7 @@ impl NoLine {
 fn next_place(scene: &Scene<'_>, no_line: &mut NoLine) -> Option<Place> {
     let bad = scene.rest.bad().next()?;
     if scene.rest.len() == scene.all.len()
-        && host::everything_is_bad(scene)
+        && (host::everything_is_bad(scene) || host::full_and_felt(scene).is_some())
         && !interconnect::one_full_port_explains_all(scene)
     {
         return Some(Place::Everything);

@@ -205,3 +205,30 @@ fn losses_after_our_clean_devices_and_before_our_clean_ports_are_our_networks() 
     let unread = decided(votes, None, Some(&ports));
     assert_eq!(unread, [[Segment::Host, Segment::OwnNetwork]]);
 }
+
+#[test]
+fn a_full_queue_of_ours_explains_what_everybody_feels_a_little() {
+    // Losses of half of what harms: most clients are neither good nor bad.
+    let a_little = |interconnect: &str, isp: &str, from: u8| {
+        let mut votes = prefixes(interconnect, isp, from, 4, Unsettled);
+        votes.push(vote(interconnect, isp, from + 4, &[Bad; 3]));
+        for vote in &mut votes {
+            let clients = vote.clients.iter().cloned().map(|client| Client {
+                comparison: Comparison {
+                    loss: sign(0.006, 0.01),
+                    ..client.comparison
+                },
+                ..client
+            });
+            vote.clients = clients.collect();
+        }
+        votes
+    };
+    let votes = [a_little("a", "x", 0), a_little("b", "y", 10)].concat();
+    let mut full = clean_devices();
+    full.devices[0].qdisc_dropped = 20_000;
+    let named = decided(votes.clone(), Some(&full), None);
+    assert_eq!(named, [[Segment::Host]]);
+    let clean = decided(votes, Some(&clean_devices()), None);
+    assert!(!clean.contains(&vec![Segment::Host]), "{clean:?}");
+}
