@@ -136,12 +136,12 @@ fn whole_prefixes_among_good_ones_share_a_node() {
 fn a_node_waits_for_what_may_be_wider() {
     let fresh = |mut votes: Vec<Vote>| {
         for vote in &mut votes {
-            let clients = vote.clients.iter().cloned().map(|client| Client {
+            let clients = vote.clients.iter().map(|client| Client {
                 track: match client.is_bad() {
                     true => Track::bad_for(3),
                     false => client.track,
                 },
-                ..client
+                ..client.clone()
             });
             vote.clients = clients.collect();
         }
@@ -162,7 +162,7 @@ fn one_isps_full_windows_are_a_middlebox_and_everybodys_are_not() {
     let limited = |isp: &str, from: u8| {
         let mut votes = prefixes("a", isp, from, 4, Bad);
         for vote in &mut votes {
-            let clients = vote.clients.iter().cloned().map(|client| Client {
+            let clients = vote.clients.iter().map(|client| Client {
                 track: {
                     let mut track = client.track;
                     track.rate_only = true;
@@ -177,7 +177,7 @@ fn one_isps_full_windows_are_a_middlebox_and_everybodys_are_not() {
                     ..Comparison::default()
                 },
                 rwnd_limited_share: 0.9,
-                ..client
+                ..client.clone()
             });
             vote.clients = clients.collect();
         }
@@ -213,12 +213,12 @@ fn a_full_queue_of_ours_explains_what_everybody_feels_a_little() {
         let mut votes = prefixes(interconnect, isp, from, 4, Unsettled);
         votes.push(vote(interconnect, isp, from + 4, &[Bad; 3]));
         for vote in &mut votes {
-            let clients = vote.clients.iter().cloned().map(|client| Client {
+            let clients = vote.clients.iter().map(|client| Client {
                 comparison: Comparison {
                     loss: sign(0.006, 0.01),
                     ..client.comparison
                 },
-                ..client
+                ..client.clone()
             });
             vote.clients = clients.collect();
         }
