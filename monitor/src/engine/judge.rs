@@ -24,9 +24,6 @@ use crate::verdict::{Client, RiskGroups, Vote, Window};
 /// A download has no chunks: so much of it counts as one. Hardly any chunk of a video is larger, so
 /// that of video the chunks count.
 const DOWNLOAD_CHUNK_BYTES: u64 = 4 << 20;
-/// What is sent for so long counts as one chunk too, or a prefix whose downloads have become slow
-/// would lose its vote to the very congestion that it is asked about.
-const DOWNLOAD_CHUNK_US: u64 = 4_000_000;
 
 /// Which prefixes moved to another way.
 pub trait Moves {
@@ -284,8 +281,7 @@ fn judged_client(
         comparison,
         chunks: to_client
             .chunks()
-            .max(to_client.acked_bytes / DOWNLOAD_CHUNK_BYTES)
-            .max(to_client.busy_us / DOWNLOAD_CHUNK_US),
+            .max(to_client.acked_bytes / DOWNLOAD_CHUNK_BYTES),
         observations: totals.observations,
         rwnd_limited_share: to_client.rwnd_limited_segments as f64
             / to_client.segments.max(1) as f64,
@@ -307,7 +303,7 @@ pub struct Judgement {
 
 impl Judgement {
     /// A vote for every prefix with at least `min_chunks`; thinner ones are pooled by
-    /// interconnect and ISP, and what is thin even then has none.
+    /// interconnect and ISP until they have as many, and what is thin even then has none.
     fn vote(&mut self, min_chunks: u32) {
         let enough = |clients: &[Client]| {
             clients.iter().map(|client| client.chunks).sum::<u64>() >= u64::from(min_chunks)
@@ -331,20 +327,32 @@ impl Judgement {
             pool.push((cell, clients));
         }
         for pool in pools.into_values() {
-            let pooled = pool.len() > 1;
-            let clients = pool.iter().flat_map(|(_, clients)| clients.iter().cloned());
-            let clients: Arc<[Client]> = clients.collect();
-            let Some((cell, _)) = pool.into_iter().next() else {
-                continue;
-            };
-            if enough(&clients) {
+            // As many votes as there are chunks for: a hundred thin prefixes are not one.
+            let mut groups: Vec<Vec<Part>> = Vec::new();
+            let mut group: Vec<Part> = Vec::new();
+            for part in pool {
+                group.push(part);
+                let clients = group.iter().flat_map(|(_, clients)| clients.iter());
+                if clients.map(|client| client.chunks).sum::<u64>() >= u64::from(min_chunks) {
+                    groups.push(std::mem::take(&mut group));
+                }
+            }
+            match groups.last_mut() {
+                Some(last) => last.extend(group),
+                None => {
+                    let clients = group.iter().map(|(_, clients)| clients.len() as u64);
+                    self.window.thin += clients.sum::<u64>();
+                }
+            }
+            for group in groups {
+                let clients = group
+                    .iter()
+                    .flat_map(|(_, clients)| clients.iter().cloned());
                 self.window.votes.push(Vote {
-                    cell,
-                    pooled,
-                    clients,
+                    cell: group[0].0.clone(),
+                    pooled: true,
+                    clients: clients.collect(),
                 });
-            } else {
-                self.window.thin += clients.len() as u64;
             }
         }
         let voting = self

@@ -6,6 +6,8 @@
 //! a node is not known beforehand; it is excluded where the bad clients are many more, or far fewer,
 //! than one node has.
 
+use std::sync::Arc;
+
 use statrs::function::factorial::ln_binomial;
 
 use super::finding::{Evidence, Finding, Place, Segment, log_name};
@@ -18,6 +20,9 @@ use super::votes::Settled;
 
 /// Clients of whole prefixes that make a node; fewer may be as many lines.
 const MIN_CLIENTS: u64 = 3;
+/// Prefixes that a node has at least, and the part of the ISP's on the same way that it has at most.
+const MIN_PREFIXES: usize = 2;
+const MOST_PREFIXES: f64 = 0.4;
 /// Part of the bad clients that must be in prefixes that are bad as a whole.
 const MOSTLY: f64 = 0.8;
 /// Bad clients fill whole prefixes by chance less often than this.
@@ -88,10 +93,14 @@ fn is_whole(vote: &Vote) -> bool {
 /// # Errors
 /// What is missing.
 pub fn node(scene: &Scene<'_>, place: &Place) -> Result<Vec<Evidence>, String> {
-    let Place::Pair { interconnect, .. } = place else {
+    let Place::Pair {
+        interconnect, isp, ..
+    } = place
+    else {
         return Err("it is asked of one ISP behind one interconnect".to_owned());
     };
-    let all: Vec<&Vote> = scene.unnamed.at(place).collect();
+    let votes = scene.unnamed.at(place);
+    let all: Vec<&Vote> = votes.filter(|vote| !vote.pooled).collect();
     let (whole, others): (Vec<&Vote>, Vec<&Vote>) = all.iter().partition(|vote| is_whole(vote));
     let clients: Vec<&Client> = whole
         .iter()
@@ -103,6 +112,17 @@ pub fn node(scene: &Scene<'_>, place: &Place) -> Result<Vec<Evidence>, String> {
     if filled < MIN_CLIENTS || (filled as f64) < MOSTLY * bad as f64 {
         return Err(format!(
             "{filled} of {bad} bad clients are in prefixes that are bad as a whole: too few for a node"
+        ));
+    }
+    if whole.len() < MIN_PREFIXES {
+        // One home has a whole IPv6 prefix, and devices.
+        return Err(format!("{} prefix is bad as a whole", whole.len()));
+    }
+    if whole.len() as f64 > MOST_PREFIXES * all.len() as f64 {
+        return Err(format!(
+            "{} of {} prefixes are bad: more than one node has",
+            whole.len(),
+            all.len()
         ));
     }
     let siblings = Tally::of(others.iter().copied());
@@ -128,6 +148,18 @@ pub fn node(scene: &Scene<'_>, place: &Place) -> Result<Vec<Evidence>, String> {
         return Err(format!(
             "{elsewhere} clients of other ISPs behind {interconnect} are bad too"
         ));
+    }
+    let of_isp = Place::Isp {
+        isp: Arc::clone(isp),
+        origin_asn: 0,
+    };
+    let is_whole = |vote: &&Vote| {
+        let mut prefixes = whole.iter().map(|whole| whole.cell.prefix);
+        prefixes.any(|prefix| prefix == vote.cell.prefix)
+    };
+    let mut twins = scene.all.at(&of_isp).filter(is_whole);
+    if twins.any(|vote| vote.good() > 0.0) {
+        return Err("the same prefixes are good through another interconnect".to_owned());
     }
     if ports::says(scene, interconnect).is_full() {
         return Err(format!("the port of {interconnect} is full"));

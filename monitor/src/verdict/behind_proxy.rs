@@ -23,18 +23,25 @@ const ELSEWHERE: f64 = 0.1;
 /// One verdict for each ISP nearly all of whose clients, and nobody else's, are held back by their
 /// window since lately.
 pub fn verdicts(votes: &[Vote], at: &Thresholds) -> Vec<Verdict> {
+    // Seldom is there anybody.
+    let mut clients = votes.iter().flat_map(|vote| vote.clients.iter());
+    if !clients.any(is_held_back_lately) {
+        return Vec::new();
+    }
     let mut isps: BTreeMap<&Arc<str>, Vec<&Vote>> = BTreeMap::new();
     for vote in votes {
         isps.entry(&vote.cell.isp).or_default().push(vote);
     }
-    let held_back = |votes: &[&Vote]| {
+    // Of others also those that always were, and none of whom nothing is known.
+    let count = |votes: &[&Vote]| {
         let clients = || votes.iter().flat_map(|vote| vote.clients.iter());
-        let limited = clients().filter(|client| is_held_back_lately(client));
-        (limited.count(), clients().count())
+        let limited = clients().filter(|client| receiver_limited::holds(client));
+        let settled = clients().filter(|client| client.is_bad() || client.is_good());
+        (limited.count(), settled.count())
     };
     let counts: BTreeMap<&Arc<str>, (usize, usize)> = isps
         .iter()
-        .map(|(isp, votes)| (*isp, held_back(votes)))
+        .map(|(isp, votes)| (*isp, count(votes)))
         .collect();
     let sum = counts
         .values()
@@ -44,16 +51,18 @@ pub fn verdicts(votes: &[Vote], at: &Thresholds) -> Vec<Verdict> {
         let (limited, clients) = counts[isp];
         let mut tally = Tally::default();
         for vote in votes {
-            let (limited, clients) = held_back(&[*vote]);
-            let share = limited as f64 / clients.max(1) as f64;
+            let limited = vote.clients.iter().filter(|it| is_held_back_lately(it));
+            let share = limited.count() as f64 / vote.clients.len().max(1) as f64;
             tally.push(share, 1.0 - share);
         }
         let (others_limited, others) = (sum.0 - limited, sum.1 - clients);
-        let compared = isps.iter().any(|(other, votes)| {
-            other != isp && votes.len() as u64 >= u64::from(at.min_prefixes_per_isp)
-        });
-        let is_alone = compared && others_limited as f64 <= ELSEWHERE * others as f64;
-        if tally.is_bad(at) && is_alone {
+        let is_good = |votes: &[&Vote]| Tally::of(votes.iter().copied()).is_good(at);
+        let compared = || {
+            let mut others = isps.iter().filter(|(other, _)| *other != isp);
+            others.any(|(_, votes)| is_good(votes))
+        };
+        let is_alone = others_limited as f64 <= ELSEWHERE * others as f64;
+        if tally.is_bad(at) && is_alone && compared() {
             verdicts.push(verdict(votes, &tally, (others_limited, others), at));
         }
     }

@@ -183,6 +183,9 @@ impl Comparison {
             ),
             rate,
             rate_beyond_rtt: rate.and_then(|rate| {
+                if rate.excess <= 0.0 {
+                    return Some(rate.excess);
+                }
                 let longest = f64::from(totals.rtt_quantile_us(BUSY_QUANTILE)?);
                 let longer = (longest / usual.rtt_p10_us.mean).max(1.0);
                 Some(1.0 - (1.0 - rate.excess) * longer)
@@ -202,7 +205,12 @@ impl Comparison {
     pub fn chance(&self) -> f64 {
         let signs = [self.rtt, self.loss, self.ce, self.rate];
         let known = signs.iter().flatten();
-        let smallest = known.clone().map(|sign| sign.chance).fold(1.0, f64::min);
+        // Whatever is as likely as that was not computed, and may be anything up to 1.
+        let chances = known.clone().map(|sign| match sign.chance < LIKELY {
+            true => sign.chance,
+            false => 1.0,
+        });
+        let smallest = chances.fold(1.0, f64::min);
         (smallest * known.count() as f64).min(1.0)
     }
 

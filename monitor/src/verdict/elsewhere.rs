@@ -3,8 +3,8 @@
 //!
 //! Load balancing, or an operator's own choice for a share of the flows, sends a part of the clients of
 //! a prefix another way. What is bad through one interconnect and good through another is not their
-//! lines, their nodes or their ISP, and not where both ways begin. A comparison of the same prefixes
-//! needs no second ISP.
+//! lines, their nodes or what all ways into their ISP share, and not where both ways begin. A
+//! comparison of the same prefixes needs no second ISP.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -13,12 +13,18 @@ use serde::{Deserialize, Serialize};
 use super::finding::{Evidence, Finding, Place};
 use super::forward;
 use super::interconnect;
+use super::ports;
 use super::scene::{Scene, Tally};
+use super::transit;
 use crate::config::Thresholds;
 
 /// Packets from which a share of drops says something about a device.
 const OFFERED_MIN: u64 = 1_000;
 
+/// How drops of ours are called.
+const DROP_SHARE: &str = "local_drop_share";
+/// Part of all votes that must be bad for a full queue of ours to be why.
+const FEW_BAD: f64 = 0.2;
 /// Drops below this part of the threshold are none.
 const CLEAN: f64 = 0.1;
 
@@ -76,7 +82,7 @@ impl LocalCounters {
             if offered < OFFERED_MIN {
                 None
             } else if drop_share >= at.host_drop_share {
-                Some(evidence("local_drop_share", drop_share, at.host_drop_share))
+                Some(evidence(DROP_SHARE, drop_share, at.host_drop_share))
             } else if drain_ms >= at.host_backlog_ms {
                 Some(evidence("local_backlog_ms", drain_ms, at.host_backlog_ms))
             } else {
@@ -105,12 +111,21 @@ pub fn everything_is_bad(scene: &Scene<'_>) -> bool {
 /// What shows that a queue of our own is full and nearly everybody feels it, also those whom it does not
 /// harm yet: data to the clients of three of four prefixes is lost, through each interconnect.
 pub fn full_and_felt(scene: &Scene<'_>) -> Option<Evidence> {
-    scene.local?.full(scene.at)?;
-    let mut names = scene.totals.interconnects.iter();
-    let counted = |tally: &Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
-    let everywhere = names.all(|(name, tally)| {
+    let full = scene.local?.full(scene.at)?;
+    let dropped = full.value.filter(|_| full.kind == DROP_SHARE)?;
+    let totals = scene.totals;
+    if totals.interconnects.len().max(totals.isps.len()) < 2 || totals.all.bad() < FEW_BAD {
+        return None;
+    }
+    // Those that are bad lose no more than such drops explain: a class may have many times the mean.
+    let bad = forward::losses(scene.bad_clients(&Place::Everything), "host")?;
+    if dropped * ports::CLASS_FACTOR < bad.value.unwrap_or_default() {
+        return None;
+    }
+    let mut names = totals.interconnects.keys();
+    let everywhere = names.all(|name| {
         let place = Place::Interconnect(Arc::clone(name));
-        !counted(tally) || felt(scene, &place).is_some()
+        felt(scene, &place).is_some()
     });
     let all = felt(scene, &Place::Everything)?;
     everywhere.then_some(all)
@@ -194,6 +209,11 @@ pub fn examine_own_network(scene: &Scene<'_>, place: &Place) -> Finding {
     }
     if let Place::Interconnect(interconnect) = place
         && let Some(why) = interconnect::part_of_bundle(scene, interconnect)
+    {
+        return Finding::Open(why);
+    }
+    if let Place::Interconnect(interconnect) = place
+        && let Some(why) = transit::or_what_leads_there(scene, interconnect)
     {
         return Finding::Open(why);
     }

@@ -31,8 +31,9 @@ use super::votes::Settled;
 pub const MIN_ISPS: usize = 2;
 /// From this number on, interconnects that are bad all at once have something else in common.
 const MANY_INTERCONNECTS: usize = 3;
-/// One damaged link loses packets that its port has sent; that two are damaged at once is no chance.
-const MIN_CLEAN_PORTS: usize = 2;
+/// One damaged link loses packets that its port has sent, and two may be on one card; that three are
+/// damaged at once is no chance.
+const MIN_CLEAN_PORTS: usize = 3;
 /// A bundle of four with one bad member would have spared this many other flows with less than
 /// 5 % chance: (3/4)^11 = 0.042.
 const MIN_FLOWS_AGAINST_BUNDLE: u64 = 11;
@@ -54,10 +55,17 @@ const TOGETHER: usize = 2;
 pub fn may_be_named(scene: &Scene<'_>, interconnect: &str) -> bool {
     ports::says(scene, interconnect).is_full()
         || may_have_witnesses(scene, interconnect)
-        || scene.totals.interconnects.len() >= 2 && {
-            let is_bad = |tally: &Tally| tally.is_bad(scene.at);
-            scene.rest.count_isps(interconnect, is_bad) > 0
-        }
+        || may_have_twins(scene, interconnect)
+}
+
+/// Whether every ISP behind it is bad, and there is another interconnect to compare with.
+fn may_have_twins(scene: &Scene<'_>, interconnect: &str) -> bool {
+    let counted = |tally: &Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
+    let is_bad = |tally: &Tally| tally.is_bad(scene.at);
+    let bad = scene.rest.count_isps(interconnect, is_bad);
+    scene.totals.interconnects.len() >= 2
+        && bad > 0
+        && bad == scene.rest.count_isps(interconnect, counted)
 }
 
 fn may_have_witnesses(scene: &Scene<'_>, interconnect: &str) -> bool {
@@ -117,7 +125,9 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     if let Some(why) = part_of_bundle(scene, interconnect) {
         return Finding::Open(why);
     }
-    if let Some((isp, tally)) = isps.iter().find(|(_, tally)| tally.is_good(scene.at)) {
+    // Also one that an earlier verdict was partly about.
+    let everybody = scene.all.by_isp(interconnect);
+    if let Some((isp, tally)) = everybody.iter().find(|(_, tally)| tally.is_good(scene.at)) {
         let why = good_through(interconnect, isp, tally);
         return match port {
             Says::Full(port) => Finding::Open(format!(
@@ -160,7 +170,7 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     }
     if let Some(why) = ports::clears(scene, interconnect, &clients) {
         let why = format!("{} ISPs are bad behind it, but {why}", witnesses.len());
-        // Another network begins behind the port; where the ISP does, what leads to it is ours.
+        // Another network begins behind the port. Where the ISP does, something does not add up.
         return match transit::leads_through_another(scene, interconnect) {
             true => Finding::Rejected(why),
             false => Finding::Open(why),
@@ -182,15 +192,23 @@ fn one_interconnect(scene: &Scene<'_>, interconnect: &str) -> Finding {
     Finding::Supported(evidence)
 }
 
+/// Whether every ISP with enough prefixes behind it is bad, and all of them together. What an earlier
+/// verdict explained, or set aside, is there too: who is good stays good.
+pub fn everybody_behind_is_bad(scene: &Scene<'_>, interconnect: &str) -> bool {
+    let isps = scene.all.by_isp(interconnect);
+    let counted = |tally: &&Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
+    let mut tallies = isps.values().filter(counted).peekable();
+    let whole = Place::Interconnect(interconnect.into());
+    tallies.peek().is_some()
+        && tallies.all(|tally: &Tally| tally.is_bad(scene.at))
+        && Tally::of(scene.all.at(&whole)).is_bad(scene.at)
+}
+
 /// What shows that the prefixes behind it are good through another interconnect at the same time, where
 /// that names it: every ISP behind it is bad, and data toward the clients is slowed.
 pub fn same_prefixes_elsewhere(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evidence>> {
-    let isps = scene.by_isp(interconnect);
-    let counted = |tally: &&Tally| tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp);
-    let mut tallies = isps.values().filter(counted).peekable();
-    let every_isp_is_bad =
-        tallies.peek().is_some() && tallies.all(|tally: &Tally| tally.is_bad(scene.at));
-    if !every_isp_is_bad || shared_fault(scene, interconnect).is_some() {
+    if !everybody_behind_is_bad(scene, interconnect) || shared_fault(scene, interconnect).is_some()
+    {
         return None;
     }
     let place = Place::Interconnect(interconnect.into());

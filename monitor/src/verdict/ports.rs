@@ -17,7 +17,7 @@ use crate::path::ports::PortWindow;
 
 /// Drops of a port are shared by all that crosses it, and those of the class or queue that the
 /// video is in may be this many times the mean.
-const CLASS_FACTOR: f64 = 10.0;
+pub const CLASS_FACTOR: f64 = 10.0;
 /// Drops below this part of the threshold are none.
 const CLEAN_DROPS: f64 = 0.1;
 /// Part of the bad clients that must show a queue for it to be what ails them.
@@ -167,10 +167,12 @@ pub fn clears(scene: &Scene<'_>, interconnect: &str, clients: &[&Client]) -> Opt
         return None;
     };
     let queued = clients.iter().filter(|client| client.signs.queue).count();
-    (!clients.is_empty() && queued as f64 >= scene.at.bad_share * clients.len() as f64).then(|| {
+    // Those that were bad before, and are only a little better in this window, show no sign.
+    let shows = |client: &&&Client| client.signs.queue || client.signs.loss || client.signs.ce;
+    let showing = clients.iter().filter(shows).count();
+    (showing > 0 && queued as f64 >= scene.at.bad_share * showing as f64).then(|| {
         format!(
-            "{queued} of {} bad clients wait in a queue, and the port of {interconnect} was {}",
-            clients.len(),
+            "{queued} of {showing} bad clients wait in a queue, and the port of {interconnect} was {}",
             in_words(port)
         )
     })

@@ -3,7 +3,8 @@
 //! Each prefix has one vote, however many flows it has (BlameIt, SIGCOMM 2019, counts distinct
 //! prefixes likewise). A vote is split by the prefix's clients: the part that is bad, the part
 //! that is good, and a rest that is unsettled and counts for neither. So every share below is
-//! what holds even if all that is unsettled turned out against it.
+//! what holds even if all that is unsettled turned out against it; only of many prefixes, hardly any
+//! of which is good, half suffices ([`Tally::is_bad`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -85,6 +86,8 @@ impl Vote {
 /// Part of the votes that are bad, and that may be good, where the others are unsettled.
 const MOSTLY_BAD: f64 = 0.5;
 const HARDLY_GOOD: f64 = 0.05;
+/// Prefixes without which that proves nothing.
+const MANY_PREFIXES: u64 = 10;
 
 /// Votes, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -131,7 +134,9 @@ impl Tally {
     /// Enough votes, and nearly all of them bad; or most of them, and hardly any good: of a fault whose
     /// size is about that of a threshold many clients are neither.
     pub fn is_bad(&self, at: &Thresholds) -> bool {
-        let mostly = self.bad() >= MOSTLY_BAD && self.good() <= HARDLY_GOOD;
+        let mostly = self.prefixes >= MANY_PREFIXES
+            && self.bad() >= MOSTLY_BAD
+            && self.good() <= HARDLY_GOOD;
         self.prefixes >= u64::from(at.min_prefixes_per_isp)
             && (self.bad() >= at.bad_share || mostly)
     }

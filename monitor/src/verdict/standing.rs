@@ -135,7 +135,7 @@ impl Track {
             }
             // What was bad and has become a little better is what it was: a fault whose size is about
             // that of a threshold would come and go otherwise.
-            Raw::Leaning if in_a_row && self.standing == Standing::Bad => {}
+            Raw::Leaning if in_a_row && self.standing == Standing::Bad && !self.rate_only => {}
             Raw::Leaning | Raw::Grey => {
                 self.bad_windows = 0;
                 self.good_windows = 0;

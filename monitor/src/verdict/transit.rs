@@ -3,7 +3,8 @@
 //! Named when nearly all prefixes of at least two ISPs are bad behind an interconnect that leads
 //! through another network, each of these ISPs is good on another way at the same time, and our own
 //! port to that network has room: what they share is behind the port and before the ISPs. Without
-//! the port's counters the interconnect stays possible beside it.
+//! the port's counters the interconnect stays possible beside it; and our own network does, unless
+//! another interconnect with which it shares a risk group (the router) is good.
 //!
 //! It is excluded where the interconnect hands over to the ISP itself, where direct paths are as bad,
 //! and where others on the same way are good. One ISP alone that is bad behind a transit leaves
@@ -81,11 +82,7 @@ fn behind_our_port(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evidence
     {
         return None;
     }
-    let isps = scene.by_isp(interconnect);
-    let is_spared = |tally: &Tally| {
-        tally.prefixes >= u64::from(scene.at.min_prefixes_per_isp) && !tally.is_bad(scene.at)
-    };
-    if isps.values().any(is_spared) {
+    if !interconnect::everybody_behind_is_bad(scene, interconnect) {
         return None;
     }
     let witnesses = interconnect::witnesses(scene, interconnect);
@@ -120,6 +117,24 @@ fn behind_our_port(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evidence
     ports::clears(scene, interconnect, &clients)?;
     evidence.push(forward::evidence(clients.iter().copied(), "transit")?);
     Some(evidence)
+}
+
+/// Why our own network may be what a transit seems to be: our port to it has room, and no other
+/// interconnect of which it is known that it is at the same router is good, so that what leads there may
+/// be full as well.
+pub fn or_what_leads_there(scene: &Scene<'_>, interconnect: &str) -> Option<String> {
+    behind_our_port(scene, interconnect)?;
+    let mut others = scene.totals.interconnects.iter();
+    let cleared = others.any(|(other, tally)| {
+        **other != *interconnect
+            && scene.risk_groups.shared(interconnect, other).is_some()
+            && tally.is_good(scene.at)
+    });
+    (!cleared).then(|| {
+        format!(
+            "nobody is known to be good through what leads to {interconnect}: no other interconnect shares a risk group with it and is good"
+        )
+    })
 }
 
 /// Whether every path through `interconnect` crosses another network.

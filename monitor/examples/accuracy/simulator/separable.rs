@@ -25,7 +25,7 @@ pub fn is_separable(played: &Played) -> bool {
     match fault.place {
         Place::Host | Place::Proxy(_) => true,
         Place::OwnNetwork => {
-            played.ports && world.interconnects.len() >= 2 && world.isps.len() >= MANY_ISPS
+            played.ports && world.interconnects.len() >= 3 && world.isps.len() >= MANY_ISPS
         }
         Place::Interconnect(link) => is_compared(played, link, fault.queue),
         Place::Transit(link) => {
@@ -33,7 +33,9 @@ pub fn is_separable(played: &Played) -> bool {
                 fault.queue,
                 Queue::DeepFifo | Queue::DeepFifoBbr | Queue::Red
             );
-            counted && stands && isps_behind(world, link).len() >= 2
+            // Else what leads to its port may be ours.
+            let has_company = !world.interconnects[link].risk_groups.is_empty();
+            counted && stands && has_company && isps_behind(world, link).len() >= 2
         }
         Place::Isp(isp) => {
             let mut ways = ways_of(world, isp).into_iter();

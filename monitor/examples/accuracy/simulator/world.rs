@@ -126,6 +126,14 @@ impl World {
             risk_groups: Arc::new(["reseller-1".into()]),
             ..exchange(at)
         };
+        // The first and the last one.
+        let at_one_router = |mut links: Vec<Interconnect>| {
+            let last = links.len() - 1;
+            for at in [0, last] {
+                links[at].risk_groups = Arc::new(["router-1".into()]);
+            }
+            links
+        };
         let private = |at: usize| link(format!("pni-{at}"), Connectivity::Pni, None);
         let interconnects: Vec<Interconnect> = match topology {
             Topology::TwoShared => (0..2).map(exchange).collect(),
@@ -134,7 +142,7 @@ impl World {
             }
             Topology::Dedicated => (0..scale.isps).map(private).collect(),
             Topology::TransitOnly => (0..2).map(transit).collect(),
-            Topology::Many => (0..4).map(exchange).chain([transit(0)]).collect(),
+            Topology::Many => at_one_router((0..4).map(exchange).chain([transit(0)]).collect()),
             Topology::Reseller => (0..2).map(resold).chain([exchange(2)]).collect(),
             Topology::Remote => [exchange(0), transit(0), transit(1)].into(),
             Topology::Large => (0..6).map(exchange).chain((0..2).map(transit)).collect(),

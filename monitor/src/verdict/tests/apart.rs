@@ -58,7 +58,8 @@ fn the_same_prefixes_elsewhere_name_an_interconnect_with_one_isp_behind_it() {
     // Other prefixes of the same ISP are no such comparison.
     let others = [here.clone(), prefixes("b", "x", 100, 4, Good)].concat();
     assert_ne!(decided(others, None, None), [[Segment::Interconnect]]);
-    let same = [here.clone(), prefixes("b", "x", 0, 4, Good)].concat();
+    let same_prefixes = || [here.clone(), prefixes("b", "x", 0, 4, Good)].concat();
+    let same = same_prefixes();
     assert_eq!(decided(same.clone(), None, None), [[Segment::Interconnect]]);
     // What both share may be at fault.
     let window = Window {
@@ -73,8 +74,13 @@ fn the_same_prefixes_elsewhere_name_an_interconnect_with_one_isp_behind_it() {
     };
     let shared = decide(&window, None, None, &Thresholds::default());
     assert!(shared.iter().all(|verdict| verdict.segments.len() > 1));
+    // One that is good behind it, before anything is set aside and after.
+    let spared = [same_prefixes(), prefixes("a", "w", 200, 9, Good)].concat();
+    let ailing = vote("a", "w", 220, &[Bad, Good, Good]);
+    let spared = decided([spared, vec![ailing]].concat(), None, None);
+    assert!(!spared.contains(&vec![Segment::Interconnect]), "{spared:?}");
     // As bad there: it is no interconnect's.
-    let both = [here, prefixes("b", "x", 0, 4, Bad)].concat();
+    let both = [here.clone(), prefixes("b", "x", 0, 4, Bad)].concat();
     assert!(!decided(both, None, None).concat().is_empty());
 }
 
@@ -97,7 +103,20 @@ fn a_transit_is_named_behind_a_port_with_room_and_with_good_ways_beside_it() {
     };
     let ports = clean_ports(&["t", "a"]);
     let named = decided(through(false), None, Some(&ports));
-    assert_eq!(named, [[Segment::Transit]]);
+    // What leads to its port may be ours, unless another port at the same router is good.
+    assert_eq!(named, [[Segment::OwnNetwork, Segment::Transit]]);
+    let window = Window {
+        votes: through(false),
+        observations: 100,
+        risk_groups: RiskGroups(
+            ["a", "t"]
+                .map(|name| (name.into(), ["router-1".into()].into()))
+                .into(),
+        ),
+        ..Window::default()
+    };
+    let named = decide(&window, None, Some(&ports), &Thresholds::default());
+    assert_eq!(names(&named[0]), [Segment::Transit]);
     let unknown = decided(through(false), None, None);
     assert_eq!(unknown, [[Segment::Interconnect, Segment::Transit]]);
     // Where it leads to the ISPs themselves, a queue before an idle port is ours or nobody's.
@@ -108,6 +127,11 @@ fn a_transit_is_named_behind_a_port_with_room_and_with_good_ways_beside_it() {
 
 #[test]
 fn whole_prefixes_among_good_ones_share_a_node() {
+    // One home has a whole IPv6 prefix, and devices.
+    let home = vote("a", "x", 0, &[Bad; 3]);
+    let beside = prefixes("a", "x", 50, 9, Good);
+    let home = decided([vec![home], beside].concat(), None, None);
+    assert!(home.iter().all(|segments| segments.len() > 1), "{home:?}");
     let node = |bad: &[[Standing; 3]]| {
         let bad = bad.iter().zip(0..);
         let bad: Vec<Vote> = bad
@@ -124,6 +148,13 @@ fn whole_prefixes_among_good_ones_share_a_node() {
     // A member of a bundle has a part of every prefix.
     let part = decided(node(&[[Bad, Bad, Good], [Bad, Good, Good]]), None, None);
     assert!(part.iter().all(|segments| segments.len() > 1), "{part:?}");
+    // More of an ISP than a node has.
+    let most = decided(node(&[[Bad; 3]; 4]), None, None);
+    assert!(most.iter().all(|segments| segments.len() > 1), "{most:?}");
+    // The same prefixes are good another way.
+    let twins = [node(&[[Bad; 3]; 2]), prefixes("b", "x", 0, 2, Good)].concat();
+    let twins = decided(twins, None, None);
+    assert!(!twins.contains(&vec![Segment::AccessShared]), "{twins:?}");
     // Others behind the interconnect have the same trouble.
     let mut shared = node(&[[Bad; 3]; 2]);
     shared.push(vote("a", "y", 70, &[Bad; 3]));
