@@ -88,7 +88,8 @@ impl Judge {
         self.standings
             .forget(|key| moves.moved_lately(&key.prefix, window.number));
 
-        let mut compared = Vec::new();
+        let of_all = cells.cells.values().map(|cell| cell.clients.len());
+        let mut compared = Vec::with_capacity(of_all.sum());
         let mut lessons: Vec<Taught<'_>> = Vec::with_capacity(cells.cells.len());
         // Both are in the order of the cells.
         let mut known = self.baselines.iter().peekable();
@@ -170,23 +171,29 @@ impl Judge {
             .collect();
         let tracks = self.standings.advance(&judged, window.number);
 
-        let mut clients: Vec<(CellKey, Vec<Client>)> = Vec::new();
-        for (((key, address, totals, comparison, (of_cell, number)), (raw, signs)), track) in
-            compared.iter().zip(&raws).zip(&tracks)
-        {
-            let taught = &mut lessons[*of_cell];
-            taught.is_fit &= *raw == Raw::Good;
-            let lesson = &mut taught.lessons[*number];
-            lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
-            lesson.good = *raw == Raw::Good;
-            lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
-            let client = judged_client(key, *address, totals, *comparison, *signs, *track, window);
-            match clients.last_mut().filter(|(last, _)| last == *key) {
-                Some((_, clients)) => clients.push(client),
-                None => clients.push(((*key).clone(), vec![client])),
-            }
-        }
-        let clients = clients.into_iter().map(|(key, of)| (key, of.into()));
+        let mut rest = (&raws[..], &tracks[..]);
+        let cells_compared = compared.chunk_by(|(one, ..), (other, ..)| one == other);
+        let clients = cells_compared.map(|of| {
+            let (raws, tracks) = (
+                rest.0.split_off(..of.len()).unwrap_or_default(),
+                rest.1.split_off(..of.len()).unwrap_or_default(),
+            );
+            let judged = of.iter().zip(raws.iter().zip(tracks));
+            let judged = judged.map(
+                |((key, address, totals, comparison, lesson), (said, track))| {
+                    let (raw, signs) = said;
+                    let (of_cell, number) = *lesson;
+                    let taught = &mut lessons[of_cell];
+                    taught.is_fit &= *raw == Raw::Good;
+                    let lesson = &mut taught.lessons[number];
+                    lesson.rtt_excess = comparison.rtt.map(|sign| sign.excess / sign.threshold);
+                    lesson.good = *raw == Raw::Good;
+                    lesson.bad = matches!(raw, Raw::Bad | Raw::RateOnly);
+                    judged_client(key, *address, totals, *comparison, *signs, *track, window)
+                },
+            );
+            (of[0].0.clone(), judged.collect())
+        });
         judgement.clients = clients.collect();
         self.learn(cells, lessons, window.number, &settings.baseline);
         self.forget(window.number, span(&settings.baseline));

@@ -176,7 +176,7 @@ impl Baseline {
         learn: bool,
         settings: &config::Baseline,
     ) {
-        let compared = self.usual(settings).is_some();
+        let compared = self.is_known(settings);
         let number = window / u64::from(settings.slot_windows);
         let oldest = number.saturating_sub(u64::from(settings.span_slots));
         let was_empty = self.slots.is_empty();
@@ -205,9 +205,15 @@ impl Baseline {
         }
     }
 
+    /// Whether there is anything usual.
+    fn is_known(&self, settings: &config::Baseline) -> bool {
+        let has_rtt = |slot: &Slot| slot.usual.rtt_p10_us.count > 0;
+        self.windows_seen >= settings.min_windows && self.slots.iter().any(has_rtt)
+    }
+
     /// What is usual, once the cell is known long enough.
     pub fn usual(&self, settings: &config::Baseline) -> Option<Usual> {
-        if self.windows_seen < settings.min_windows {
+        if !self.is_known(settings) {
             return None;
         }
         let mut slots: Vec<&Slot> = self.slots.iter().collect();
@@ -216,7 +222,7 @@ impl Baseline {
         for slot in slots.into_iter().take(settings.best_slots as usize) {
             usual.add(&slot.usual);
         }
-        (usual.rtt_p10_us.count > 0).then_some(usual)
+        Some(usual)
     }
 
     /// What is usual for the cell's clients, each by itself.

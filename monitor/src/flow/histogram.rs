@@ -115,7 +115,12 @@ impl RttHistogram {
     /// At which part of their bins' widths the samples stand on average.
     fn mean_within_bins(&self, known: &Known) -> f64 {
         let (mut lowers, mut widths) = (0.0, 0.0);
-        for (bin, &count) in self.bins.iter().enumerate() {
+        let filled = self
+            .bins
+            .iter()
+            .enumerate()
+            .filter(|(_, count)| **count > 0);
+        for (bin, &count) in filled {
             let (lower, upper) = known.edges(bin);
             lowers += lower * f64::from(count);
             widths += (upper - lower) * f64::from(count);
