@@ -38,9 +38,10 @@ other, and ways that become longer inside an ISP, which is no congestion. They w
 the rules of commit ed3efa6: 3 of 962 names were wrong, 92 % of the standing queues at interconnects
 were named. What that showed was mended in rules that know nothing of families (a way back is
 excluded only where three of four prefixes are slowed, clients that limit themselves stay among the
-votes, a fault the size of a threshold does not come and go), and they were frozen as commit FROZEN
-has them. What follows are the families that were held out, with another course of chance than then;
-those that rules were made with are at the end.
+votes, a fault the size of a threshold does not come and go), a reader looked for names that an
+absent comparison had passed, and they were frozen as commit FROZEN has them. What follows are the
+families that were held out, with another course of chance than then; those that rules were made
+with are at the end.
 
 An incident lasts 14 windows of 60 s after 30 to learn from. A *name* is a set of one segment at one
 place; one that is said in any window, before, during or after, counts, once an incident. It is
