@@ -150,7 +150,8 @@ impl Daemon {
         let mut hellos = self.live.take_hellos()?;
         let mut kernel_log = self.live.take_kernel_log()?;
         let mut looks = interval(LOOK_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        // Rates are of what came since the last look: a late one makes the next one no shorter.
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;

@@ -19,6 +19,10 @@ const FREE_SHARE: u64 = 10;
 /// A flow that pauses for so long must still be there: whoever came since takes the place of what
 /// was used least recently, which is what has ended only while there is enough of that.
 const PAUSE_S: u64 = 60;
+/// What would fill the whole table in this time is answered in the same second; slower, two in a row
+/// must say so: of few flows a second some come together by chance.
+const URGENT_S: u64 = 45;
+const FILLS_FOR_S: u32 = 2;
 /// So few new flows a second, as a share of the table, are no reason to turn any away.
 const PACE_SHARE: u64 = 1_000;
 /// Seconds of calm before twice as many are admitted; and before half as many are once more because
@@ -55,6 +59,11 @@ impl Load {
         created > self.max / PACE_SHARE && self.live.saturating_add(coming) > room
     }
 
+    /// Whether there is no time to wait for another second.
+    fn is_urgent(&self, created: u64) -> bool {
+        created.saturating_mul(URGENT_S) > self.max
+    }
+
     fn is_lossy(&self) -> bool {
         self.reports_lost > self.reports / LOST_SHARE
     }
@@ -72,6 +81,7 @@ pub struct Admissions {
     halvings: u32,
     calm_s: u32,
     lossy_s: u32,
+    filling_s: u32,
     /// Seconds since there were fewer the last time.
     since_step_s: u32,
     /// Seconds since so many halvings were in force; at least [`MEMORY_S`]: they do not matter.
@@ -91,6 +101,7 @@ impl Admissions {
             halvings: halvings.min(MAX_HALVINGS),
             calm_s: 0,
             lossy_s: 0,
+            filling_s: 0,
             since_step_s: PATIENCE_S,
             ago_s: [MEMORY_S; MAX_HALVINGS as usize + 1],
         };
@@ -128,8 +139,14 @@ impl Admissions {
             0
         };
         let reports = self.lossy_s == LOST_FOR_S || load.per_s(load.reports) > MAX_REPORTS;
-        let is_too_much =
-            load.fills(load.per_s(load.created)) || reports && self.since_step_s == PATIENCE_S;
+        let created = load.per_s(load.created);
+        self.filling_s = if load.fills(created) {
+            (self.filling_s + 1).min(FILLS_FOR_S)
+        } else {
+            0
+        };
+        let fills = self.filling_s == FILLS_FOR_S || self.filling_s > 0 && load.is_urgent(created);
+        let is_too_much = fills || reports && self.since_step_s == PATIENCE_S;
         if is_too_much {
             self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
             self.calm_s = 0;
@@ -185,6 +202,26 @@ mod tests {
         }
         // 781 flows a second, for a minute, beside the 10,000 that are there: 56,860 of 58,983.
         assert_eq!((seconds, admissions.one_in()), (6, 64));
+    }
+
+    #[test]
+    fn a_few_that_come_together_are_no_flood() {
+        let few = Load {
+            created: 18,
+            live: 1,
+            max: 1_024,
+            ..QUIET
+        };
+        let none = Load { created: 0, ..few };
+        let mut admissions = Admissions::default();
+        for _ in 0..10 {
+            assert!(!admissions.next(&few) && !admissions.next(&none));
+        }
+        assert!(
+            !admissions.next(&few) && admissions.next(&few),
+            "two in a row"
+        );
+        assert_eq!(admissions.one_in(), 2);
     }
 
     #[test]

@@ -266,6 +266,9 @@ impl Standings {
             let cell = clients[0].cell;
             let is_crowded = crowds.is_crowded(cell);
             let past = self.tracks.entry(cell.clone()).or_default();
+            if past.is_empty() {
+                past.reserve_exact(clients.len());
+            }
             for client in clients {
                 let at = past
                     .binary_search_by_key(&client.address, |(address, _)| *address)
