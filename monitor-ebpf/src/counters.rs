@@ -67,10 +67,14 @@ pub enum Counter {
     HellosLost,
     /// Packets of flows that the daemon wants no more of.
     PassedOver,
+    /// Connections that a route experiment sends another way ...
+    SentAnotherWay,
+    /// ... and those that it would have, whose socket refused the mark.
+    NotMarked,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = Counter::PassedOver as usize + 1;
+pub const COUNTERS: usize = Counter::NotMarked as usize + 1;
 
 /// The counters of one CPU, indexed by [`Counter`].
 pub type Counters = [u64; COUNTERS];
@@ -102,6 +106,8 @@ pub const COUNTER_NAMES: [&str; COUNTERS] = [
     "hellos_sent",
     "hellos_lost",
     "packets_passed_over",
+    "experiment_flows_sent_another_way",
+    "experiment_flows_not_marked",
 ];
 
 impl From<Reason> for Counter {

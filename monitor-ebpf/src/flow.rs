@@ -67,6 +67,14 @@ impl Address {
         Self([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
     }
 
+    /// Whether it stands for an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+        const PREFIX: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        self.0[0] == 0 && self.0[1] & PREFIX == MAPPED
+    }
+
     /// The 16 octets in network byte order.
     pub const fn octets(self) -> [u8; 16] {
         let [a, b, c, d, e, f, g, h] = self.0[0].to_ne_bytes();

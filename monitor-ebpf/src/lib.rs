@@ -21,6 +21,7 @@ pub mod admit;
 pub mod bench;
 pub mod chunk;
 pub mod counters;
+pub mod experiment;
 pub mod flow;
 pub mod hello;
 mod link;

@@ -133,7 +133,7 @@ pub fn hash(key: &FlowKey) -> u32 {
 
 /// The same with a key, for what nobody outside may foresee.
 #[inline(always)]
-fn keyed_hash(key: &FlowKey, secret: u64) -> u32 {
+pub(crate) fn keyed_hash(key: &FlowKey, secret: u64) -> u32 {
     let ports = u64::from(key.low_port) << 16 | u64::from(key.high_port);
     let mut word = ports ^ secret;
     for part in [

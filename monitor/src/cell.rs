@@ -70,6 +70,8 @@ pub struct ClientTotals {
     pub chunks: chunk::Figures,
     /// Flows that did something in the window.
     pub observations: u64,
+    /// Those of them that a route experiment has sent this way.
+    pub sent_another_way: u64,
     /// How many flows and bytes toward the client these stand for, where not all flows were
     /// admitted: estimates (each flow counts as often as it stands for), and what any share over
     /// all traffic is of. Everything else is of the flows that were measured, because evidence
@@ -77,6 +79,15 @@ pub struct ClientTotals {
     pub estimate: Estimate,
     /// Smallest handshake RTT of the flows that began, µs.
     pub handshake_rtt_us: Option<u32>,
+}
+
+/// Whether a count is left out where it is written.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+pub fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What there was, measured or not.
@@ -116,6 +127,7 @@ impl Cell {
             ours.to_client.add(&theirs.to_client);
             ours.chunks.add(&theirs.chunks);
             ours.observations += theirs.observations;
+            ours.sent_another_way += theirs.sent_another_way;
             ours.estimate.add(theirs.estimate);
             ours.handshake_rtt_us = ours
                 .handshake_rtt_us
@@ -137,6 +149,7 @@ impl Cell {
             sum.to_client.add(&client.to_client);
             sum.chunks.add(&client.chunks);
             sum.observations += client.observations;
+            sum.sent_another_way += client.sent_another_way;
             sum.estimate.add(client.estimate);
             sum.handshake_rtt_us = sum
                 .handshake_rtt_us
@@ -190,6 +203,7 @@ impl Cells {
                     to_client: observation.to_client,
                     chunks: observation.chunks,
                     observations: 1,
+                    sent_another_way: u64::from(observation.sent_another_way),
                     estimate,
                     handshake_rtt_us: observation.handshake_rtt_us,
                 },

@@ -169,6 +169,21 @@ fn report(
         let allowed = listed(config.path.bmp.allow.iter(), "this host only");
         line("BMP", format!("listens on {listen}, lets in {allowed}"));
     }
+    if let Some(experiment) = &config.path.experiment {
+        let marking = [
+            experiment.mark.map(|mark| format!("mark {mark}")),
+            experiment.dscp.map(|dscp| format!("DSCP {dscp}")),
+        ];
+        line(
+            "experiment",
+            format!(
+                "{} % of the connections, with {}, through {}",
+                experiment.share * 100.0,
+                listed(marking.iter().flatten(), "nothing"),
+                experiment.interconnect
+            ),
+        );
+    }
     line("history", history.shown(config.path.history.days));
     for (feed, time_us) in &history.feeds {
         line("", shown_feed(feed, Timestamp(*time_us)));

@@ -41,6 +41,8 @@ fn every_program_loads_within_half_the_verifiers_budget() {
             program.name
         );
     }
+    live.load_experiment()
+        .expect("the program at the sockets loads");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use monitor_ebpf::{
     admit::Pending,
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
+    experiment::{Experiment, Marking},
     flow::{Address, FlowKey, FlowState},
     hello::{HEADER_LEN, Piece},
     observe::Tables,
@@ -68,8 +69,35 @@ static HELLOS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 static PIECE: PerCpuArray<Piece> = PerCpuArray::with_max_entries(1, 0);
 
+/// Which connections are sent another way.
+#[map]
+static EXPERIMENT: Array<Experiment> = Array::with_max_entries(1, 0);
+
+/// Those that were, and how they are marked. The daemon sets the size.
+#[map]
+static SENT: LruHashMap<FlowKey, Marking> = LruHashMap::with_max_entries(65_536, 0);
+
 /// The maps, as the packet path sees them.
 pub struct Maps;
+
+impl Maps {
+    #[inline(always)]
+    pub fn experiment(&self) -> Option<&Experiment> {
+        EXPERIMENT.get(0)
+    }
+
+    /// Whether there is room to note that a connection is sent another way.
+    #[inline(always)]
+    pub fn put_sent(&self, key: &FlowKey, marking: &Marking) -> bool {
+        SENT.insert(key, marking, 0).is_ok()
+    }
+
+    #[inline(always)]
+    pub fn remove_sent(&self, key: &FlowKey) {
+        // ENOENT: there was none.
+        let _ = SENT.remove(key);
+    }
+}
 
 impl Watch for Maps {
     #[inline(always)]
@@ -193,7 +221,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn count(&self, counter: Counter) {
-        const { assert!(Counter::PassedOver as usize == COUNTERS - 1) };
+        const { assert!(Counter::NotMarked as usize == COUNTERS - 1) };
         if let Some(counts) = COUNTS.get_ptr_mut(0) {
             // SAFETY: this CPU's own entry, and `counter` is below its length.
             unsafe {

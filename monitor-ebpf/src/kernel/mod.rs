@@ -4,6 +4,7 @@
 //! it is: of a program that calls another one Linux 6.1 follows every value exactly, and gives up.
 
 mod bench;
+mod experiment;
 mod explain;
 mod maps;
 mod skb;

@@ -62,6 +62,25 @@ fn each_direction_has_its_own_owner() {
 }
 
 #[test]
+fn what_leaves_another_way_than_its_handshake_is_counted_from_its_first_byte_on() {
+    let mut wire = Wire::established();
+    let request = wire.client().data(0, 100);
+    wire.sees(35_000, request);
+    // Marked when it was accepted: its packets pass the first device no more.
+    wire.sees_elsewhere(36_000, wire.server().ack(100));
+    wire.sees_elsewhere(40_000, wire.server().data(0, 1_000));
+    wire.sees_elsewhere(40_100, wire.server().data(1_000, 1_000));
+    wire.sees(60_000, wire.client().ack(2_000));
+    let half = wire.server_half();
+    assert_eq!(half.owner, OTHER_HOOK);
+    assert_eq!((half.bytes, half.retransmitted_segments), (2_000, 0));
+    assert_eq!(half.seen_elsewhere, 1, "the bare acknowledgement");
+    // Whatever its first device sees of it now is somebody's repetition.
+    wire.sees(61_000, wire.server().data(0, 1_000));
+    assert_eq!(wire.server_half().bytes, 2_000);
+}
+
+#[test]
 fn ownership_moves_after_five_seconds_of_silence() {
     let mut wire = Wire::established();
     wire.sees(40_000, wire.server().data(0, 1_000));

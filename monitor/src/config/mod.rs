@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use chunks::{Chunks, DEFAULT_HD_KBIT_S};
 pub use path::{
-    Bmp, DEFAULT_HISTORY_DAYS, DEFAULT_PORTS_INTERVAL_S, DEFAULT_STALE_AFTER_S, History,
-    InterconnectRule, PathSources, PortName, Ports,
+    Bmp, DEFAULT_HISTORY_DAYS, DEFAULT_PORTS_INTERVAL_S, DEFAULT_STALE_AFTER_S,
+    EXPERIMENT_SHARE_MAX, Experiment, History, InterconnectRule, PathSources, PortName, Ports,
 };
 pub use problem::Problem;
 pub use video::Video;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use monitor_ebpf::experiment::Marking;
 use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -50,6 +51,9 @@ pub struct PathSources {
     pub history: History,
     /// Counters of our own ports.
     pub ports: Ports,
+    /// A share of our own connections that is sent another way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
     /// Interconnects by name, and how to recognise what goes through them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub interconnect: Vec<InterconnectRule>,
@@ -70,6 +74,7 @@ impl Default for PathSources {
             bmp: Bmp::default(),
             history: History::default(),
             ports: Ports::default(),
+            experiment: None,
             interconnect: Vec::new(),
         }
     }
@@ -151,6 +156,39 @@ impl Default for Ports {
             csv: None,
             prometheus: None,
             interval_s: DEFAULT_PORTS_INTERVAL_S,
+        }
+    }
+}
+
+/// `[path.experiment]`: a share of the connections that this host accepts is marked, so that the
+/// operator's routing sends them through another interconnect than the rest.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Share of the connections, chosen by a keyed hash.
+    pub share: f64,
+    /// What this host's routing rules go by (`SO_MARK`, `ip rule add fwmark`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
+    /// What routers go by: a DSCP (RFC 2474).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<u8>,
+    /// The interconnect through which they are sent then.
+    pub interconnect: String,
+    /// The neighbour's AS there, where it is not told with the interconnect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_asn: Option<u32>,
+}
+
+/// An experiment is for a small share: whoever is in it may be worse off.
+pub const EXPERIMENT_SHARE_MAX: f64 = 0.1;
+
+impl Experiment {
+    /// How the connections are marked.
+    pub fn marking(&self) -> Marking {
+        Marking {
+            mark: self.mark.unwrap_or(0),
+            traffic_class: u32::from(self.dscp.unwrap_or(0)) << 2,
         }
     }
 }

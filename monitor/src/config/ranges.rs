@@ -1,7 +1,7 @@
 //! Which values are possible, and what would be right instead of one that is not.
 
 use super::chunks::LADDER_MAX;
-use super::{Config, MIN_MAX_FLOWS};
+use super::{Config, EXPERIMENT_SHARE_MAX, MIN_MAX_FLOWS};
 use crate::flow::transition::SixRd;
 
 /// Every value out of its range, in the order of the file's sections.
@@ -145,6 +145,33 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
         &["path", "interconnect"],
         "[[path.interconnect]] tables with a capacity_mbit_s of at least 1, or without one",
     );
+    if let Some(experiment) = &path.experiment {
+        check(
+            experiment.share > 0.0 && experiment.share <= EXPERIMENT_SHARE_MAX,
+            &["path", "experiment", "share"],
+            "a share of the connections such as 0.01, at most 0.1",
+        );
+        check(
+            experiment.mark.or(experiment.dscp.map(u32::from)).is_some(),
+            &["path", "experiment"],
+            "with a mark for this host's routing rules or a dscp for the routers, or both",
+        );
+        check(
+            experiment.mark != Some(0),
+            &["path", "experiment", "mark"],
+            "a mark other than 0, which every unmarked packet has",
+        );
+        check(
+            experiment.dscp.is_none_or(|dscp| (1..64).contains(&dscp)),
+            &["path", "experiment", "dscp"],
+            "a DSCP of 1 to 63",
+        );
+        check(
+            !experiment.interconnect.is_empty(),
+            &["path", "experiment", "interconnect"],
+            "the name of the interconnect through which marked connections are sent",
+        );
+    }
     if let Some(video) = &config.video {
         check(
             video.ports.iter().all(|&port| port != 0),

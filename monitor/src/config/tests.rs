@@ -61,11 +61,40 @@ fn the_example_shows_every_key() {
     assert!(path.ports.csv.is_some() && path.ports.prometheus.is_some());
     assert!(example.restart.bpf_directory.is_some() && example.restart.baselines.is_some());
     assert!(example.evidence.file.is_some());
+    let experiment = path.experiment.as_ref().expect("one");
+    assert!(
+        experiment.mark.is_some() && experiment.dscp.is_some() && experiment.peer_asn.is_some()
+    );
     let rule = path.interconnect.first().expect("one");
     assert!(!rule.interface.is_empty() && !rule.next_hop.is_empty() && !rule.peer_asn.is_empty());
     assert!(!rule.peer_address.is_empty() && !rule.community.is_empty());
     assert!(!rule.router.is_empty() && rule.connectivity.is_some() && rule.site.is_some());
     assert!(rule.capacity_mbit_s.is_some() && !rule.risk_groups.is_empty() && rule.port.is_some());
+}
+
+#[test]
+fn an_experiment_is_small_and_marks_something() {
+    let right = "share = 0.05\nmark = 7\ninterconnect = \"b\"\n";
+    let text = |of: &str| format!("[path.experiment]\n{of}");
+    let config = Config::parse(&text(right), Path::new("x")).expect("right");
+    let marking = config.path.experiment.expect("one").marking();
+    assert_eq!((marking.mark, marking.traffic_class), (7, 0));
+    for (from, to, said) in [
+        ("share = 0.05", "share = 0.5", "at most 0.1"),
+        ("share = 0.05", "share = 0.0", "at most 0.1"),
+        (
+            "mark = 7",
+            "",
+            "with a mark for this host's routing rules or a dscp",
+        ),
+        ("mark = 7", "mark = 0", "a mark other than 0"),
+        ("mark = 7", "dscp = 64", "a DSCP of 1 to 63"),
+        ("\"b\"", "\"\"", "the name of the interconnect"),
+        ("share = 0.05\n", "", "missing field `share`"),
+    ] {
+        let text = refused(&text(&right.replace(from, to)));
+        assert!(text.contains(said), "{to}: {text}");
+    }
 }
 
 #[test]

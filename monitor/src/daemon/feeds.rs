@@ -384,6 +384,7 @@ impl Worker {
                     mrt_origins_only,
                     rules,
                     names,
+                    experiment,
                     ..
                 } = *read;
                 self.view = Routes {
@@ -392,6 +393,7 @@ impl Worker {
                     mrt_origins_only,
                     rules,
                     names,
+                    experiment,
                     ..self.view.clone()
                 };
                 (Source::File, None)

@@ -118,6 +118,7 @@ impl KernelRoutes for LiveFib {
         let fib = self.fib.load();
         let mut answer = fib.lookup(&Query {
             source: flow.map(|flow| flow.server),
+            mark: flow.and_then(|flow| flow.sent).map(|sent| sent.mark),
             ports: flow.map(|flow| (flow.server_port, flow.client_port)),
             ..Query::to(client)
         });

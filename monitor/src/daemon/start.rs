@@ -105,6 +105,7 @@ impl Daemon {
         warn_of_memory(&config);
         let mut live = restart::load(&config)?;
         live.watch(&config, now.offset_ns())?;
+        live.run_experiment(config.path.experiment.as_ref())?;
         let mut devices = Devices::new()?;
         devices.follow(&mut live, &config.watch.interfaces).await?;
         if devices.len() == 0 {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Timestamp;
 use super::chunks::{ChunkRecord, ChunksRecord, SessionRecord};
 use crate::engine::video::VideoReason;
-use crate::flow::{CloseReason, Vantage};
+use crate::flow::{Arm, CloseReason, Vantage};
 use crate::path::ports::{InterconnectPorts, PortWindow};
 use crate::path::{Connectivity, Source};
 use crate::verdict::{
@@ -114,6 +114,9 @@ pub struct FlowRecord {
     #[serde(default)]
     pub service: Option<String>,
     pub path: Option<PathRecord>,
+    /// Its part in a route experiment, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Arm>,
     pub limited_by: Option<Limit>,
     pub to_client: DirectionRecord,
     pub to_server: DirectionRecord,
@@ -389,6 +392,9 @@ pub struct ClientRecord {
     pub client: String,
     /// Flows that did something.
     pub observations: u64,
+    /// Those of them that a route experiment has sent this way.
+    #[serde(default, skip_serializing_if = "crate::cell::is_zero")]
+    pub sent_another_way: u64,
     pub segments: u64,
     /// Beyond us.
     pub lost_segments: u64,

@@ -83,6 +83,7 @@ impl Context<'_> {
             video_confidence: class.confidence,
             service: class.service.as_deref().map(str::to_owned),
             path: flow.location.as_ref().map(path_record),
+            experiment: flow.arm(),
             limited_by: limited_by(&flow.to_client, duration_us),
             to_client: DirectionRecord {
                 kernel_retransmits: retransmits(Vantage::Sender),
@@ -171,6 +172,7 @@ impl Context<'_> {
                     format!("{:016x}", self.secret.pseudonym(*address))
                 },
                 observations: client.observations,
+                sent_another_way: client.sent_another_way,
                 segments: totals.segments,
                 lost_segments: totals.lost_segments(),
                 ce_marked_segments: totals.ce_marked_segments,

@@ -43,6 +43,18 @@ pub enum CloseReason {
     EndOfCapture,
 }
 
+/// A flow's part in a route experiment.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Arm {
+    /// Sent as it would have been without.
+    DefaultWay,
+    /// Marked, so that it was sent another way.
+    OtherWay,
+}
+
 /// One flow's activity in one window.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -51,6 +63,8 @@ pub struct Observation {
     pub client: IpAddr,
     /// `None`: no route is known for the client.
     pub location: Option<Location>,
+    /// A route experiment chose it for that way.
+    pub sent_another_way: bool,
     /// The client's traffic took this way for a part of the window only.
     pub rerouted: bool,
     /// Data toward the client and what its ACKs revealed, in this window.

@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use monitor_ebpf::experiment::Marking;
 use monitor_ebpf::flow::{FlowKey, FlowState, Half, LOW_TO_HIGH, half_flags};
 use siphasher::sip::SipHasher24;
 
 use super::chunk::{Chunk, Ladder, Ledger, Moment};
 use super::totals::Reading;
-use super::{CloseReason, Observation, Roles, Totals, Vantage};
+use super::{Arm, CloseReason, Observation, Roles, Totals, Vantage};
 use crate::capture::{ChunkNews, Snapshot};
 use crate::path::followed::{Affected, same_way};
 use crate::path::{Location, Routes, SeenFlow, UnitLengths};
@@ -27,6 +28,10 @@ pub struct Flow {
     pub location: Option<Location>,
     /// The egress device by which that was found.
     located_by: Option<u32>,
+    /// How a route experiment has marked it.
+    sent: Option<Marking>,
+    /// There was an experiment when it was first heard of.
+    in_experiment: bool,
     /// µs since 1970 UTC.
     pub start_us: u64,
     /// Last packet, µs since 1970 UTC.
@@ -487,6 +492,8 @@ impl Flow {
             interface: snapshot.interface.clone(),
             location: None,
             located_by: None,
+            sent: snapshot.sent,
+            in_experiment: routes.experiment.is_some(),
             start_us: to_unix_us(snapshot, snapshot.state.start_ns),
             last_seen_us: snapshot.time_us,
             to_client: Totals::default(),
@@ -524,6 +531,7 @@ impl Flow {
             server_port: self.roles.server_port,
             client_port: self.roles.client_port,
             egress: self.egress(),
+            sent: self.sent,
         };
         self.located_by = seen.egress;
         routes.locate_flow(self.roles.client, Some(&seen))
@@ -613,6 +621,7 @@ impl Flow {
             stands_for: self.stands_for(),
             client: self.roles.client,
             location: self.location.clone(),
+            sent_another_way: self.sent.is_some(),
             rerouted: self.rerouted,
             to_client,
             to_server,
@@ -629,6 +638,15 @@ impl Flow {
     /// there were more than could be measured.
     pub fn stands_for(&self) -> u32 {
         1 << self.last.state.halvings()
+    }
+
+    /// Its part in a route experiment: only what our own sockets send has one.
+    pub fn arm(&self) -> Option<Arm> {
+        if self.sent.is_some() {
+            Some(Arm::OtherWay)
+        } else {
+            (self.in_experiment && self.roles.vantage == Vantage::Sender).then_some(Arm::DefaultWay)
+        }
     }
 
     /// Whether it did something in the window that ended last.

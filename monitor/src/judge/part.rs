@@ -108,6 +108,7 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
     let client = ClientTotals {
         to_client: totals,
         observations: record.observations,
+        sent_another_way: record.sent_another_way,
         handshake_rtt_us: record.handshake_rtt_min_us,
         ..ClientTotals::default()
     };
@@ -156,6 +157,7 @@ mod tests {
         ClientRecord {
             client: "192.0.2.7".to_owned(),
             observations: 1,
+            sent_another_way: 0,
             segments: 10,
             lost_segments: 1,
             ce_marked_segments: 0,

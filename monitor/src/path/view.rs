@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use monitor_ebpf::experiment::Marking;
 
 use super::csv_file::{self, Elsewhere, FileError};
 use super::toml_file;
@@ -13,7 +14,7 @@ use super::{
     Attributes, Interconnect, IspNames, Location, Path, Route, Rules, Source, SourceSet,
     SourceTable, UnitLengths,
 };
-use crate::config::PathSources;
+use crate::config::{Experiment, PathSources};
 
 /// This host's own routes, as the merged view asks them.
 pub trait KernelRoutes: Debug + Send + Sync {
@@ -31,6 +32,8 @@ pub struct SeenFlow {
     pub client_port: u16,
     /// Index of the device at which they were seen to leave.
     pub egress: Option<u32>,
+    /// How a route experiment has marked it.
+    pub sent: Option<Marking>,
 }
 
 /// How this host sends to a client.
@@ -57,6 +60,8 @@ pub struct Routes {
     pub kernel: Option<Arc<dyn KernelRoutes>>,
     pub rules: Arc<Rules>,
     pub names: Arc<IspNames>,
+    /// Where connections go that a route experiment marks.
+    pub experiment: Option<Arc<Experiment>>,
     /// Sources that have gone silent or could not be read again.
     pub stale_sources: Vec<Source>,
     /// Routers whose BMP session is gone and whose routes are kept.
@@ -91,6 +96,7 @@ impl Routes {
             },
             mrt_origins_only: sources.mrt_origins_only,
             rules: Arc::new(Rules::new(&sources.interconnect)),
+            experiment: sources.experiment.clone().map(Arc::new),
             ..Self::default()
         };
         let elsewhere = if sources.has_feeds() {
@@ -128,7 +134,10 @@ impl Routes {
     /// The same for one flow: this host's own routes may send it another way than others of the
     /// same client (ECMP, policy rules).
     pub fn locate_flow(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<Location> {
-        let route = self.route_of(&client.into(), flow)?;
+        let mut route = self.route_of(&client.into(), flow)?;
+        if let Some(marking) = flow.and_then(|flow| flow.sent) {
+            self.send_another_way(&mut route, marking)?;
+        }
         let unit = self.unit_lengths.around(client);
         Some(Location {
             // More specific than the unit: its neighbours may take another way.
@@ -139,6 +148,36 @@ impl Routes {
             },
             route: Arc::new(route),
         })
+    }
+
+    /// Makes the way that connections are sent which are marked like this of the one that the others
+    /// take. `None`: it is not known, because they were marked for another experiment.
+    fn send_another_way(&self, route: &mut Route, marking: Marking) -> Option<()> {
+        let experiment = self.experiment.as_ref();
+        let experiment = experiment.filter(|it| it.marking() == marking)?;
+        let known = self.rules.named(&experiment.interconnect);
+        *route = Route {
+            interconnect: known.map_or_else(
+                || experiment.interconnect.as_str().into(),
+                |known| Arc::clone(&known.name),
+            ),
+            peer_asn: experiment.peer_asn,
+            peer_address: None,
+            next_hop: None,
+            router: None,
+            as_path_middle: [].into(),
+            connectivity: known.and_then(|known| known.connectivity),
+            site: known.and_then(|known| known.site.clone()),
+            risk_groups: known
+                .map_or_else(Default::default, |known| Arc::clone(&known.risk_groups)),
+            // The operator's word, as one in a file of prefixes.
+            sources: SourceSet {
+                way: Source::File,
+                ..route.sources
+            },
+            ..route.clone()
+        };
+        Some(())
     }
 
     /// What is known about the whole of `net` (its first address, as far as this host's own
@@ -462,5 +501,46 @@ mod tests {
         );
         assert_eq!(at("192.0.2.1"), None);
         assert_eq!(routes.len(), 5);
+    }
+
+    #[test]
+    fn what_an_experiment_has_marked_is_sent_where_it_says() {
+        let mut routes = Routes::from_csv(
+            "prefix,origin_asn,isp,interconnect\n10.1.2.0/24,64500,isp-x,a\n",
+            "test".as_ref(),
+        )
+        .expect("right");
+        let experiment = Experiment {
+            share: 0.01,
+            mark: Some(7),
+            dscp: None,
+            interconnect: "b".to_owned(),
+            peer_asn: Some(64_999),
+        };
+        let marked = |marking| SeenFlow {
+            server: [192, 0, 2, 1].into(),
+            server_port: 443,
+            client_port: 50_000,
+            egress: None,
+            sent: marking,
+        };
+        let client = [10, 1, 2, 3].into();
+        let sent = experiment.marking();
+        // One of an earlier run: where it goes is not known.
+        assert_eq!(routes.locate_flow(client, Some(&marked(Some(sent)))), None);
+        routes.experiment = Some(Arc::new(experiment));
+        let way = |marking| {
+            let location = routes.locate_flow(client, Some(&marked(marking)))?;
+            let route = &location.route;
+            Some((
+                route.interconnect.to_string(),
+                route.peer_asn,
+                route.is_direct(),
+            ))
+        };
+        assert_eq!(way(None), Some(("a".to_owned(), None, true)));
+        assert_eq!(way(Some(sent)), Some(("b".to_owned(), Some(64_999), false)));
+        let other = Marking { mark: 8, ..sent };
+        assert_eq!(way(Some(other)), None);
     }
 }

@@ -4,7 +4,8 @@
 //! Load balancing, or an operator's own choice for a share of the flows, sends a part of the clients of
 //! a prefix another way. What is bad through one interconnect and good through another is not their
 //! lines, their nodes or what all ways into their ISP share, and not where both ways begin. A
-//! comparison of the same prefixes needs no second ISP.
+//! comparison of the same prefixes needs no second ISP. Where a route experiment has chosen by a keyed
+//! hash who takes which way, nothing but the ways differs, and that is the comparison that is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,6 +63,15 @@ impl<'a> Way<'a> {
         tally
     }
 
+    /// Flows to those prefixes, and how many of them an experiment has sent this way.
+    fn flows(&self, of: &BTreeSet<IpNet>) -> (u64, u64) {
+        let clients = self.clients.iter();
+        let of_these = clients.filter(|client| of.contains(&client.prefix));
+        of_these.fold((0, 0), |(all, sent), client| {
+            (all + client.observations, sent + client.sent_another_way)
+        })
+    }
+
     fn excesses(&self, of: &BTreeSet<IpNet>, pick: Pick) -> Vec<Sign> {
         let clients = self
             .clients
@@ -111,10 +121,15 @@ pub fn good_elsewhere(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evide
             }
         }
     }
-    others
+    let compared = others
         .iter()
-        .find_map(|(other, there)| compare(scene, interconnect, &here, other, there))
+        .filter_map(|(other, there)| compare(scene, interconnect, &here, other, there));
+    // The first that chance has divided, else the first.
+    compared.min_by_key(|evidence| evidence.iter().all(|it| it.kind != EXPERIMENT))
 }
+
+/// The kind of the evidence that says whom an experiment has sent elsewhere.
+const EXPERIMENT: &str = "route_experiment_flow_share";
 
 fn compare(
     scene: &Scene<'_>,
@@ -157,7 +172,34 @@ fn compare(
         threshold: Some(scene.at.bad_share),
         samples: common.len() as u64,
     };
+    evidence.extend(experiment(interconnect, other, here, there, &common));
     evidence.push(share("bad_prefix_share", interconnect, ours.bad()));
     evidence.push(share("good_prefix_share", other, theirs.good()));
     Some(evidence)
+}
+
+/// What says that an experiment has divided the flows of these prefixes: all of the one way's, or of
+/// the other's, were sent there by it.
+fn experiment(
+    interconnect: &str,
+    other: &str,
+    here: &Way<'_>,
+    there: &Way<'_>,
+    of: &BTreeSet<IpNet>,
+) -> Option<Evidence> {
+    let (here, there) = (here.flows(of), there.flows(of));
+    let (sent, to) = match (here, there) {
+        ((all, sent), _) if sent == all => (sent, interconnect),
+        (_, (all, sent)) if sent == all => (sent, other),
+        _ => return None,
+    };
+    let all = here.0 + there.0;
+    Some(Evidence {
+        kind: EXPERIMENT.to_owned(),
+        about: Some(format!("sent through {to} by a keyed hash")),
+        supports: "interconnect".to_owned(),
+        value: Some(sent as f64 / all.max(1) as f64),
+        threshold: None,
+        samples: all,
+    })
 }

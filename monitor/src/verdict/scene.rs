@@ -36,6 +36,9 @@ pub struct Client {
     pub chunks: u64,
     /// Flows.
     pub observations: u64,
+    /// Those of them that a route experiment has sent this way.
+    #[serde(default, skip_serializing_if = "crate::cell::is_zero")]
+    pub sent_another_way: u64,
     /// Share of the segments that were sent into a full receive window.
     pub rwnd_limited_share: f64,
     /// Share of the window in which nothing was outstanding.

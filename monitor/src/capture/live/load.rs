@@ -27,6 +27,7 @@ use monitor_ebpf::{
 
 use super::{
     batch,
+    experiment::Route,
     hellos::Hellos,
     keep::{Expected, Memory, Pins},
     messages::KernelMessages,
@@ -53,6 +54,10 @@ const HELLO_BYTES: u32 = 1 << 20;
 
 /// QUIC flows, as a share of the flow table.
 const QUIC_SHARE: u32 = 4;
+
+/// Connections that a route experiment has sent another way, as a share of the flow table: more than
+/// one may choose (`EXPERIMENT_SHARE_MAX`).
+const SENT_SHARE: u32 = 8;
 
 /// A TC program, by where it is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +122,7 @@ impl From<&Config> for Options {
 /// A flow key as aya passes it to the kernel.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct PodKey(FlowKey);
+pub(super) struct PodKey(pub(super) FlowKey);
 // SAFETY: plain integers without padding (asserted where it is defined).
 unsafe impl Pod for PodKey {}
 
@@ -159,7 +164,7 @@ unsafe impl Pod for PodCase {}
 
 /// The loaded programs and their maps.
 pub struct Live {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     flows: Map,
     quic_flows: Map,
     pending: Map,
@@ -171,6 +176,7 @@ pub struct Live {
     /// Where maps and links stay when this process has gone.
     pub(super) pins: Option<Pins>,
     memory: Option<Array<MapData, PodMemory>>,
+    pub(super) route: Route,
     /// Which flows are admitted while not all are: a secret, the same as long as the maps are.
     admission_key: u64,
     admission: Admission,
@@ -211,6 +217,7 @@ impl Live {
             ("REPORTS", REPORT_BYTES),
             ("HELLOS", HELLO_BYTES),
             ("QUIC_FLOWS", options.max_flows / QUIC_SHARE),
+            ("SENT", options.max_flows / SENT_SHARE),
         ];
         let cgroups = u8::from(options.cgroups);
         let mut loader = EbpfLoader::new();
@@ -256,6 +263,12 @@ impl Live {
         } else {
             None
         };
+        let route = Route::new(
+            take(&mut ebpf, "EXPERIMENT")?,
+            take(&mut ebpf, "SENT")?,
+            kept.is_some(),
+            RandomState::new().hash_one(0),
+        )?;
         let ports = Array::try_from(take(&mut ebpf, "PORTS")?)?;
         let prefixes = LpmTrie::try_from(take(&mut ebpf, "PREFIXES")?)?;
         Ok(Self {
@@ -270,6 +283,7 @@ impl Live {
             logs,
             pins,
             memory,
+            route,
             admission_key: kept
                 .map_or_else(|| RandomState::new().hash_one(0), |kept| kept.admission_key),
             admission: kept.map_or_else(Admission::default, |kept| Admission {
@@ -585,7 +599,7 @@ fn remove<V: Pod>(mut flows: HashMap<&mut MapData, PodKey, V>, key: &FlowKey) ->
 }
 
 /// `None`: there is no such flow.
-fn found<T>(result: Result<T, aya::maps::MapError>) -> Result<Option<T>> {
+pub(super) fn found<T>(result: Result<T, aya::maps::MapError>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(aya::maps::MapError::KeyNotFound) => Ok(None),
@@ -621,7 +635,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier
 
 /// Why a program was refused: the end of the verifier's log says it, the rest is how it came
 /// there.
-fn explain(name: &str, error: ProgramError) -> anyhow::Error {
+pub(super) fn explain(name: &str, error: ProgramError) -> anyhow::Error {
     const LINES: usize = 12;
     match error {
         ProgramError::LoadError {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod batch;
+mod experiment;
 mod features;
 mod hellos;
 mod keep;

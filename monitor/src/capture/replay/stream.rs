@@ -525,6 +525,7 @@ fn snapshot(state: &FlowState, read_ns: u64) -> Snapshot {
         time_us: read_ns / 1_000,
         read_ns,
         interface: None,
+        sent: None,
     }
 }
 

@@ -107,6 +107,7 @@ impl Players {
             time_us: self.now_us,
             read_ns,
             interface: None,
+            sent: None,
         };
         self.pipeline.snapshot(&snapshot, &mut self.records);
         self.pipeline.chunk(&ChunkNews {

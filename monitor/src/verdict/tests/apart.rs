@@ -61,6 +61,43 @@ fn the_same_prefixes_elsewhere_name_an_interconnect_with_one_isp_behind_it() {
     let same_prefixes = || [here.clone(), prefixes("b", "x", 0, 4, Good)].concat();
     let same = same_prefixes();
     assert_eq!(decided(same.clone(), None, None), [[Segment::Interconnect]]);
+    // Sent there by an experiment: the verdict says so, with the share.
+    let experiments = |votes: &[Vote]| {
+        let window = Window {
+            votes: votes.to_vec(),
+            observations: 100,
+            ..Window::default()
+        };
+        let verdicts = decide(&window, None, None, &Thresholds::default());
+        let told = verdicts.into_iter().flat_map(|verdict| verdict.evidence);
+        let told = told.filter(|it| it.kind == "route_experiment_flow_share");
+        told.map(|it| (it.value, it.samples)).collect::<Vec<_>>()
+    };
+    assert_eq!(experiments(&same), []);
+    let mut sent = same.clone();
+    let mut send = |clients: usize| {
+        for vote in sent.iter_mut().filter(|it| *it.cell.interconnect == *"b") {
+            let mut of: Vec<_> = vote.clients.to_vec();
+            for client in of.iter_mut().take(clients) {
+                client.sent_another_way = client.observations;
+            }
+            vote.clients = of.into();
+        }
+        sent.clone()
+    };
+    assert_eq!(
+        experiments(&send(1)),
+        [],
+        "some of them chance has not divided"
+    );
+    let all = experiments(&send(usize::MAX));
+    let [(Some(share), samples)] = all[..] else {
+        panic!("one item: {all:?}");
+    };
+    assert!(
+        share > 0.0 && share < 1.0 && samples > 0,
+        "{share} of {samples}"
+    );
     // What both share may be at fault.
     let window = Window {
         votes: same,

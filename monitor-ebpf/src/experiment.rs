@@ -1,0 +1,54 @@
+//! Route experiments: which of this host's own connections are marked, so that the operator's routing
+//! sends them another way than the rest.
+//!
+//! A connection is chosen by a keyed hash when it is accepted, before any data is sent, and nothing
+//! that could have to do with how it fares decides: what the two ways do to the same prefixes is
+//! then the difference between the ways.
+
+use crate::{
+    flow::FlowKey,
+    select::{self, Watch},
+};
+
+/// What the daemon may change while the program runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Experiment {
+    /// Keys the hash, so that nobody outside can choose who is sent elsewhere.
+    pub key: u64,
+    /// Cookie of the network namespace whose sockets take part (`SO_NETNS_COOKIE`): the program sees
+    /// those of every namespace.
+    pub namespace: u64,
+    /// A connection is sent another way when its hash is below this: 0 for none, `u32::MAX` for
+    /// nearly all.
+    pub threshold: u32,
+    /// Always zero.
+    pub reserved: u32,
+    pub marking: Marking,
+}
+
+/// What makes the operator's routing send packets another way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Marking {
+    /// `SO_MARK`; 0: none.
+    pub mark: u32,
+    /// The DSCP in the upper six bits of the traffic class (RFC 2474); 0: none.
+    pub traffic_class: u32,
+}
+
+/// Whether a connection between these ports, the local one first, is watched and sent another way.
+#[inline(always)]
+pub fn is_chosen<W: Watch>(
+    watch: &W,
+    experiment: &Experiment,
+    key: &FlowKey,
+    (local, remote): (u16, u16),
+) -> bool {
+    let Some(settings) = watch.settings() else {
+        return false;
+    };
+    select::ports(watch, settings, local, remote).is_ok()
+        && select::flow(watch, settings, key).is_ok()
+        && select::keyed_hash(key, experiment.key) < experiment.threshold
+}
