@@ -31,7 +31,7 @@ pub struct Experiment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Marking {
-    /// `SO_MARK`; 0: none.
+    /// `SO_MARK`, by which the packet path knows them too.
     pub mark: u32,
     /// The DSCP in the upper six bits of the traffic class (RFC 2474); 0: none.
     pub traffic_class: u32,

@@ -177,6 +177,10 @@ pub struct SocketFigures {
     /// The control group of the process that opened the socket, by the kernel's number (the inode
     /// of its folder in the cgroup2 file system); 0: not asked for.
     pub cgroup_id: u64,
+    /// `SO_MARK`.
+    pub mark: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// A range of sequence numbers that was skipped when later data passed us.
@@ -415,7 +419,7 @@ pub struct FlowState {
     /// direction).
     pub start_ns: u64,
     /// Always zero: room up to a cache line.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 4],
 
     pub key: FlowKey,
     pub socket: SocketFigures,
@@ -430,7 +434,7 @@ impl FlowState {
         first_report_ns: 0,
         generation: 0,
         start_ns: 0,
-        reserved: [0; 5],
+        reserved: [0; 4],
         key: FlowKey::EMPTY,
         socket: SocketFigures {
             srtt_us: 0,
@@ -446,6 +450,8 @@ impl FlowState {
             dsack_dups: 0,
             sightings: 0,
             cgroup_id: 0,
+            mark: 0,
+            reserved: 0,
         },
         halves: [Half::EMPTY; 2],
     };
@@ -606,7 +612,7 @@ impl Half {
 
 // The layout is what the kernel's map, the ring buffer and the daemon share.
 const _: () = assert!(size_of::<FlowKey>() == 40);
-const _: () = assert!(size_of::<SocketFigures>() == 56);
+const _: () = assert!(size_of::<SocketFigures>() == 64);
 const _: () = assert!(offset_of!(Half, chunk) == 120 && offset_of!(Half, acked_bytes) == 192);
 const _: () = assert!(size_of::<Half>() == 640);
 const _: () = assert!((ELEMENT_BEFORE + offset_of!(FlowState, halves)).is_multiple_of(64));

@@ -117,12 +117,11 @@ pub fn track<C: Clock>(
     let (own, peer) = state.halves_mut(direction);
     let coarse_ns = sighting.coarse_ns;
     if own.owner != sighting.hook {
-        // Every packet passes the hooks in the same order, and its first data would have been at the
+        // Every packet passes the hooks in the same order, and the first data would have been at the
         // owner before: the connection takes another way than its handshake, as one does that is
         // marked when it is accepted.
-        let first_data = own.frames == 0 && segment.payload_len > 0;
-        if own.owner != 0 && !first_data && coarse_ns.saturating_sub(own.last_seen_ns) < SILENCE_NS
-        {
+        let departs = own.frames == 0 && segment.payload_len > 0;
+        if own.owner != 0 && !departs && coarse_ns.saturating_sub(own.last_seen_ns) < SILENCE_NS {
             own.seen_elsewhere = own.seen_elsewhere.wrapping_add(1);
             return false;
         }

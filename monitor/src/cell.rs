@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{Observation, Totals, chunk};
+use crate::flow::{Arm, Observation, Totals, chunk};
 use crate::path::{Location, Route};
 
 /// Which traffic is counted together. The IP version is the prefix's.
@@ -70,8 +71,8 @@ pub struct ClientTotals {
     pub chunks: chunk::Figures,
     /// Flows that did something in the window.
     pub observations: u64,
-    /// Those of them that a route experiment has sent this way.
-    pub sent_another_way: u64,
+    /// Those of them that a route experiment has sent this way, and those that it has not.
+    pub arms: Arms,
     /// How many flows and bytes toward the client these stand for, where not all flows were
     /// admitted: estimates (each flow counts as often as it stands for), and what any share over
     /// all traffic is of. Everything else is of the flows that were measured, because evidence
@@ -81,12 +82,42 @@ pub struct ClientTotals {
     pub handshake_rtt_us: Option<u32>,
 }
 
+/// Flows by their part in a route experiment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Arms {
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_way: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub default_way: u64,
+}
+
+impl Arms {
+    pub fn add(&mut self, other: Self) {
+        self.other_way += other.other_way;
+        self.default_way += other.default_way;
+    }
+
+    /// Whether no flow has a part in any.
+    pub fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<Option<Arm>> for Arms {
+    fn from(arm: Option<Arm>) -> Self {
+        Self {
+            other_way: u64::from(arm == Some(Arm::OtherWay)),
+            default_way: u64::from(arm == Some(Arm::DefaultWay)),
+        }
+    }
+}
+
 /// Whether a count is left out where it is written.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde passes a reference"
 )]
-pub fn is_zero(count: &u64) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
@@ -127,7 +158,7 @@ impl Cell {
             ours.to_client.add(&theirs.to_client);
             ours.chunks.add(&theirs.chunks);
             ours.observations += theirs.observations;
-            ours.sent_another_way += theirs.sent_another_way;
+            ours.arms.add(theirs.arms);
             ours.estimate.add(theirs.estimate);
             ours.handshake_rtt_us = ours
                 .handshake_rtt_us
@@ -149,7 +180,7 @@ impl Cell {
             sum.to_client.add(&client.to_client);
             sum.chunks.add(&client.chunks);
             sum.observations += client.observations;
-            sum.sent_another_way += client.sent_another_way;
+            sum.arms.add(client.arms);
             sum.estimate.add(client.estimate);
             sum.handshake_rtt_us = sum
                 .handshake_rtt_us
@@ -203,7 +234,7 @@ impl Cells {
                     to_client: observation.to_client,
                     chunks: observation.chunks,
                     observations: 1,
-                    sent_another_way: u64::from(observation.sent_another_way),
+                    arms: observation.arm.into(),
                     estimate,
                     handshake_rtt_us: observation.handshake_rtt_us,
                 },

@@ -170,16 +170,14 @@ fn report(
         line("BMP", format!("listens on {listen}, lets in {allowed}"));
     }
     if let Some(experiment) = &config.path.experiment {
-        let marking = [
-            experiment.mark.map(|mark| format!("mark {mark}")),
-            experiment.dscp.map(|dscp| format!("DSCP {dscp}")),
-        ];
+        let dscp = experiment.dscp.map(|dscp| format!(" and DSCP {dscp}"));
         line(
             "experiment",
             format!(
-                "{} % of the connections, with {}, through {}",
+                "{} % of the connections, with mark {}{}, through {}",
                 experiment.share * 100.0,
-                listed(marking.iter().flatten(), "nothing"),
+                experiment.mark,
+                dscp.unwrap_or_default(),
                 experiment.interconnect
             ),
         );

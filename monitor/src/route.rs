@@ -218,7 +218,7 @@ fn said_now(config: &Config, address: IpAddr) -> Result<Sources> {
         })
         .collect();
     if let Some(kernel) = routes.kernel.as_ref() {
-        let way = kernel.way(address, None);
+        let way = kernel.way(address, None, None);
         sources.push(Said {
             source: Source::Kernel,
             prefix: way.as_ref().map(|way| way.prefix.to_string()),

@@ -56,18 +56,13 @@ fn accepted(ctx: &SockOpsContext) {
     let remote_port = u32::from_be(remote_port) as u16;
     let (key, _) = FlowKey::new(address(ctx, Side::Local), local_port, remote, remote_port);
     if !is_chosen(&Maps, experiment, &key, (local_port, remote_port)) {
-        // Nor is it an earlier connection between these ports.
-        Maps.remove_sent(&key);
         return;
     }
-    let marking = experiment.marking;
-    let counter = if mark(ctx, remote, &marking) && Maps.put_sent(&key, &marking) {
+    Maps.count(if mark(ctx, remote, &experiment.marking) {
         Counter::SentAnotherWay
     } else {
-        Maps.remove_sent(&key);
         Counter::NotMarked
-    };
-    Maps.count(counter);
+    });
 }
 
 /// A field of the context, read with its own width: the verifier knows no other.
@@ -125,7 +120,7 @@ fn mark(ctx: &SockOpsContext, remote: Address, marking: &Marking) -> bool {
         (SOL_IPV6, IPV6_TCLASS)
     };
     (marking.traffic_class == 0 || set(ctx, level, name, marking.traffic_class))
-        && (marking.mark == 0 || set(ctx, SOL_SOCKET, SO_MARK, marking.mark))
+        && set(ctx, SOL_SOCKET, SO_MARK, marking.mark)
 }
 
 #[inline(always)]

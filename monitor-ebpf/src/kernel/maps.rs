@@ -12,7 +12,7 @@ use monitor_ebpf::{
     admit::Pending,
     chunk::{self, ChunkReport},
     counters::{COUNTERS, Counter, Counters},
-    experiment::{Experiment, Marking},
+    experiment::Experiment,
     flow::{Address, FlowKey, FlowState},
     hello::{HEADER_LEN, Piece},
     observe::Tables,
@@ -73,10 +73,6 @@ static PIECE: PerCpuArray<Piece> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static EXPERIMENT: Array<Experiment> = Array::with_max_entries(1, 0);
 
-/// Those that were, and how they are marked. The daemon sets the size.
-#[map]
-static SENT: LruHashMap<FlowKey, Marking> = LruHashMap::with_max_entries(65_536, 0);
-
 /// The maps, as the packet path sees them.
 pub struct Maps;
 
@@ -84,18 +80,6 @@ impl Maps {
     #[inline(always)]
     pub fn experiment(&self) -> Option<&Experiment> {
         EXPERIMENT.get(0)
-    }
-
-    /// Whether there is room to note that a connection is sent another way.
-    #[inline(always)]
-    pub fn put_sent(&self, key: &FlowKey, marking: &Marking) -> bool {
-        SENT.insert(key, marking, 0).is_ok()
-    }
-
-    #[inline(always)]
-    pub fn remove_sent(&self, key: &FlowKey) {
-        // ENOENT: there was none.
-        let _ = SENT.remove(key);
     }
 }
 

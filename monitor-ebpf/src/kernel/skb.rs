@@ -107,7 +107,11 @@ impl Skb {
 
     #[inline(always)]
     fn tcp_socket(&self) -> Option<&bpf_tcp_sock> {
-        let sk = self.socket()?;
+        self.tcp_of(self.socket()?)
+    }
+
+    #[inline(always)]
+    fn tcp_of(&self, sk: *mut bpf_sock) -> Option<&bpf_tcp_sock> {
         // SAFETY: `sk` is a full socket.
         let tcp = unsafe { helpers::bpf_tcp_sock(sk) };
         if tcp.is_null() {
@@ -278,9 +282,15 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn socket_figures(&self, figures: &mut SocketFigures) {
-        let Some(tcp) = self.tcp_socket() else {
+        let Some(sk) = self.socket() else {
             return;
         };
+        // SAFETY: a full socket.
+        let mark = unsafe { (*sk).mark };
+        let Some(tcp) = self.tcp_of(sk) else {
+            return;
+        };
+        figures.mark = mark;
         figures.srtt_us = tcp.srtt_us >> 3;
         figures.rtt_min_us = tcp.rtt_min;
         figures.total_retrans = tcp.total_retrans;

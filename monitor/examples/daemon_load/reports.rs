@@ -80,7 +80,6 @@ fn round(pipeline: &mut Pipeline, flows: u32, number: u32) -> f64 {
             time_us,
             read_ns: time_us * 1_000,
             interface: None,
-            sent: None,
         };
         pipeline.snapshot(&snapshot, &mut records);
         // The log is not what is measured.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use monitor_ebpf::chunk::ChunkReport;
-use monitor_ebpf::experiment::Marking;
 use monitor_ebpf::flow::{FlowKey, FlowState};
 use monitor_ebpf::hello::Piece;
 use monitor_ebpf::quic::QuicFlow;
@@ -24,8 +23,6 @@ pub struct Snapshot {
     pub read_ns: u64,
     /// The device whose hook owns the flow's data, where that is known.
     pub interface: Option<Arc<str>>,
-    /// How a route experiment has marked the flow; asked at its first snapshot.
-    pub sent: Option<Marking>,
 }
 
 /// A chunk that is over.

@@ -165,12 +165,12 @@ impl Default for Ports {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// Share of the connections, chosen by a keyed hash.
+    /// Share of the connections, chosen by a keyed hash; 0: no more of them.
     pub share: f64,
-    /// What this host's routing rules go by (`SO_MARK`, `ip rule add fwmark`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<u32>,
-    /// What routers go by: a DSCP (RFC 2474).
+    /// What they are known by here, and what this host's routing rules may go by (`SO_MARK`, `ip rule
+    /// add fwmark`).
+    pub mark: u32,
+    /// What routers may go by: a DSCP (RFC 2474).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dscp: Option<u8>,
     /// The interconnect through which they are sent then.
@@ -187,7 +187,7 @@ impl Experiment {
     /// How the connections are marked.
     pub fn marking(&self) -> Marking {
         Marking {
-            mark: self.mark.unwrap_or(0),
+            mark: self.mark,
             traffic_class: u32::from(self.dscp.unwrap_or(0)) << 2,
         }
     }

@@ -147,17 +147,12 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
     );
     if let Some(experiment) = &path.experiment {
         check(
-            experiment.share > 0.0 && experiment.share <= EXPERIMENT_SHARE_MAX,
+            (0.0..=EXPERIMENT_SHARE_MAX).contains(&experiment.share),
             &["path", "experiment", "share"],
             "a share of the connections such as 0.01, at most 0.1",
         );
         check(
-            experiment.mark.or(experiment.dscp.map(u32::from)).is_some(),
-            &["path", "experiment"],
-            "with a mark for this host's routing rules or a dscp for the routers, or both",
-        );
-        check(
-            experiment.mark != Some(0),
+            experiment.mark != 0,
             &["path", "experiment", "mark"],
             "a mark other than 0, which every unmarked packet has",
         );

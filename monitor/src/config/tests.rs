@@ -62,9 +62,7 @@ fn the_example_shows_every_key() {
     assert!(example.restart.bpf_directory.is_some() && example.restart.baselines.is_some());
     assert!(example.evidence.file.is_some());
     let experiment = path.experiment.as_ref().expect("one");
-    assert!(
-        experiment.mark.is_some() && experiment.dscp.is_some() && experiment.peer_asn.is_some()
-    );
+    assert!(experiment.dscp.is_some() && experiment.peer_asn.is_some());
     let rule = path.interconnect.first().expect("one");
     assert!(!rule.interface.is_empty() && !rule.next_hop.is_empty() && !rule.peer_asn.is_empty());
     assert!(!rule.peer_address.is_empty() && !rule.community.is_empty());
@@ -81,14 +79,10 @@ fn an_experiment_is_small_and_marks_something() {
     assert_eq!((marking.mark, marking.traffic_class), (7, 0));
     for (from, to, said) in [
         ("share = 0.05", "share = 0.5", "at most 0.1"),
-        ("share = 0.05", "share = 0.0", "at most 0.1"),
-        (
-            "mark = 7",
-            "",
-            "with a mark for this host's routing rules or a dscp",
-        ),
+        ("share = 0.05", "share = -0.1", "at most 0.1"),
+        ("mark = 7\n", "", "missing field `mark`"),
         ("mark = 7", "mark = 0", "a mark other than 0"),
-        ("mark = 7", "dscp = 64", "a DSCP of 1 to 63"),
+        ("mark = 7", "mark = 7\ndscp = 64", "a DSCP of 1 to 63"),
         ("\"b\"", "\"\"", "the name of the interconnect"),
         ("share = 0.05\n", "", "missing field `share`"),
     ] {

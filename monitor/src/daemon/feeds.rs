@@ -347,6 +347,11 @@ impl Worker {
                 Err(error) => tracing::error!("{error:#}; this host's routes are not used"),
             }
         }
+        if sources.experiment != self.sources.experiment {
+            // Marked already, whatever becomes of the files.
+            self.view.experiment = sources.experiment.clone().map(Arc::new);
+            self.publish(Affected::Everything);
+        }
         self.sources = sources;
         self.read_prefixes();
         self.read_mrt();
@@ -384,7 +389,6 @@ impl Worker {
                     mrt_origins_only,
                     rules,
                     names,
-                    experiment,
                     ..
                 } = *read;
                 self.view = Routes {
@@ -393,7 +397,6 @@ impl Worker {
                     mrt_origins_only,
                     rules,
                     names,
-                    experiment,
                     ..self.view.clone()
                 };
                 (Source::File, None)

@@ -114,11 +114,11 @@ impl LiveFib {
 }
 
 impl KernelRoutes for LiveFib {
-    fn way(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<KernelWay> {
+    fn way(&self, client: IpAddr, flow: Option<&SeenFlow>, mark: Option<u32>) -> Option<KernelWay> {
         let fib = self.fib.load();
         let mut answer = fib.lookup(&Query {
             source: flow.map(|flow| flow.server),
-            mark: flow.and_then(|flow| flow.sent).map(|sent| sent.mark),
+            mark,
             ports: flow.map(|flow| (flow.server_port, flow.client_port)),
             ..Query::to(client)
         });

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::Result;
-use monitor_ebpf::{experiment::Marking, flow::FlowState};
+use monitor_ebpf::flow::FlowState;
 
 use super::{Daemon, cgroups, clock::Now};
 use crate::{
@@ -96,19 +96,7 @@ impl Daemon {
             time_us: now.unix_us,
             read_ns: now.monotonic_ns,
             interface: self.devices.name(data.owner >> 1),
-            sent: self.sent(state),
         }
-    }
-
-    /// Whether a route experiment has sent a flow another way: asked once, when it is first heard of.
-    fn sent(&self, state: &FlowState) -> Option<Marking> {
-        if self.pipeline.knows(&state.key, state.generation) {
-            return None;
-        }
-        self.live.sent(&state.key).unwrap_or_else(|error| {
-            tracing::warn!("{error:#}");
-            None
-        })
     }
 
     /// Reads the whole table: flows that went silent never report. What the kernel has pushed

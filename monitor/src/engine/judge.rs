@@ -290,7 +290,7 @@ fn judged_client(
             .chunks()
             .max(to_client.acked_bytes / DOWNLOAD_CHUNK_BYTES),
         observations: totals.observations,
-        sent_another_way: totals.sent_another_way,
+        arms: totals.arms,
         rwnd_limited_share: to_client.rwnd_limited_segments as f64
             / to_client.segments.max(1) as f64,
         idle_share: (1.0 - busy_share).clamp(0.0, 1.0),

@@ -216,12 +216,6 @@ impl Pipeline {
         self.flows.iter().count()
     }
 
-    /// Whether this flow has been heard of.
-    pub fn knows(&self, key: &FlowKey, generation: u64) -> bool {
-        let flow = self.flows.get(key);
-        flow.is_some_and(|flow| flow.state().generation == generation)
-    }
-
     /// The generation of this flow, if it is known to have ended and no other one has taken its
     /// place.
     pub fn ended(&self, key: &FlowKey) -> Option<u64> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 use super::chunks::{ChunkRecord, ChunksRecord, SessionRecord};
+use crate::cell::Arms;
 use crate::engine::video::VideoReason;
 use crate::flow::{Arm, CloseReason, Vantage};
 use crate::path::ports::{InterconnectPorts, PortWindow};
@@ -392,9 +393,9 @@ pub struct ClientRecord {
     pub client: String,
     /// Flows that did something.
     pub observations: u64,
-    /// Those of them that a route experiment has sent this way.
-    #[serde(default, skip_serializing_if = "crate::cell::is_zero")]
-    pub sent_another_way: u64,
+    /// Those of them that have a part in a route experiment.
+    #[serde(default, skip_serializing_if = "Arms::are_none")]
+    pub arms: Arms,
     pub segments: u64,
     /// Beyond us.
     pub lost_segments: u64,

@@ -172,7 +172,7 @@ impl Context<'_> {
                     format!("{:016x}", self.secret.pseudonym(*address))
                 },
                 observations: client.observations,
-                sent_another_way: client.sent_another_way,
+                arms: client.arms,
                 segments: totals.segments,
                 lost_segments: totals.lost_segments(),
                 ce_marked_segments: totals.ce_marked_segments,

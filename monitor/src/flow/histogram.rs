@@ -73,6 +73,14 @@ impl RttHistogram {
         }
     }
 
+    /// Takes a sample back; whether there was one in its bin.
+    pub fn remove(&mut self, rtt_us: u32) -> bool {
+        let bin = &mut self.bins[rtt_bin(rtt_us)];
+        let was_there = *bin > 0;
+        *bin = bin.saturating_sub(1);
+        was_there
+    }
+
     /// Adds every sample of `other`.
     pub fn add(&mut self, other: &Self) {
         for (bin, other) in self.bins.iter_mut().zip(&other.bins) {

@@ -63,8 +63,8 @@ pub struct Observation {
     pub client: IpAddr,
     /// `None`: no route is known for the client.
     pub location: Option<Location>,
-    /// A route experiment chose it for that way.
-    pub sent_another_way: bool,
+    /// Its part in a route experiment.
+    pub arm: Option<Arm>,
     /// The client's traffic took this way for a part of the window only.
     pub rerouted: bool,
     /// Data toward the client and what its ACKs revealed, in this window.

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use monitor_ebpf::experiment::Marking;
 use monitor_ebpf::flow::{FlowKey, FlowState, Half, LOW_TO_HIGH, half_flags};
 use siphasher::sip::SipHasher24;
 
@@ -15,6 +14,7 @@ use super::chunk::{Chunk, Ladder, Ledger, Moment};
 use super::totals::Reading;
 use super::{Arm, CloseReason, Observation, Roles, Totals, Vantage};
 use crate::capture::{ChunkNews, Snapshot};
+use crate::config::Experiment;
 use crate::path::followed::{Affected, same_way};
 use crate::path::{Location, Routes, SeenFlow, UnitLengths};
 
@@ -26,11 +26,11 @@ pub struct Flow {
     pub roles: Roles,
     pub interface: Option<Arc<str>>,
     pub location: Option<Location>,
-    /// The egress device by which that was found.
-    located_by: Option<u32>,
-    /// How a route experiment has marked it.
-    sent: Option<Marking>,
-    /// There was an experiment when it was first heard of.
+    /// The egress device and the socket's mark by which that was found.
+    located_by: (Option<u32>, Option<u32>),
+    /// A route experiment has sent it another way.
+    is_sent: bool,
+    /// It began, and was first heard of, while there was an experiment.
     in_experiment: bool,
     /// µs since 1970 UTC.
     pub start_us: u64,
@@ -312,6 +312,8 @@ impl FlowTable {
         }
         let mut flow = self.open(snapshot, server_ports, routes);
         flow.is_closed = is_closed;
+        // Who knows since when.
+        flow.in_experiment = false;
         if observed {
             flow.window = Default::default();
             flow.is_new = false;
@@ -491,9 +493,9 @@ impl Flow {
             roles,
             interface: snapshot.interface.clone(),
             location: None,
-            located_by: None,
-            sent: snapshot.sent,
-            in_experiment: routes.experiment.is_some(),
+            located_by: (None, None),
+            is_sent: false,
+            in_experiment: false,
             start_us: to_unix_us(snapshot, snapshot.state.start_ns),
             last_seen_us: snapshot.time_us,
             to_client: Totals::default(),
@@ -514,6 +516,9 @@ impl Flow {
         };
         flow.advance(snapshot);
         flow.location = flow.locate(routes);
+        let divides = |experiment: &Experiment| experiment.share > 0.0;
+        flow.in_experiment = flow.client_half().has(half_flags::SYN)
+            && routes.experiment.as_deref().is_some_and(divides);
         flow
     }
 
@@ -524,6 +529,13 @@ impl Flow {
         (owner & EGRESS != 0).then_some(owner >> 1)
     }
 
+    /// The mark of our socket that sends to the client, once it has sent something.
+    fn mark(&self) -> Option<u32> {
+        let socket = &self.last.state.socket;
+        let sends = self.roles.vantage == Vantage::Sender && socket.sightings > 0;
+        sends.then_some(socket.mark)
+    }
+
     /// Finds the way to the client.
     fn locate(&mut self, routes: &Routes) -> Option<Location> {
         let seen = SeenFlow {
@@ -531,21 +543,25 @@ impl Flow {
             server_port: self.roles.server_port,
             client_port: self.roles.client_port,
             egress: self.egress(),
-            sent: self.sent,
+            mark: self.mark(),
         };
-        self.located_by = seen.egress;
+        self.located_by = (seen.egress, seen.mark);
+        self.is_sent = routes.experiment_of(Some(&seen)).is_some();
         routes.locate_flow(self.roles.client, Some(&seen))
     }
 
     /// Of several ways (ECMP) the flow takes the one by the device at which its packets leave,
     /// which may be known only after a while, and may change.
     fn follow_egress(&mut self, routes: &Routes, ladder: &Ladder) {
-        let known = self.located_by;
-        if self.egress() == known {
+        let (known_egress, known_mark) = self.located_by;
+        let (egress, mark) = (self.egress(), self.mark());
+        if (egress, mark) == (known_egress, known_mark) {
             return;
         }
         let after = self.locate(routes);
-        if known.is_none() {
+        // A socket is marked when it is accepted: what was before is its handshake.
+        let has_begun = known_mark.is_none() && mark.is_some();
+        if has_begun || (known_egress.is_none() && mark == known_mark) {
             // It has taken that way from the beginning.
             self.location = after;
         } else {
@@ -608,7 +624,7 @@ impl Flow {
 
     /// What it did since the window began, or since it took the way that it takes.
     fn observation(&mut self, ladder: &Ladder) -> Option<Observation> {
-        let [to_client, to_server] = std::mem::take(&mut self.window);
+        let [mut to_client, to_server] = std::mem::take(&mut self.window);
         if let Some(under_way) = self.chunk_under_way() {
             self.chunks.count_in_window(&under_way, ladder);
         }
@@ -617,16 +633,21 @@ impl Flow {
             return None;
         }
         let is_new = std::mem::take(&mut self.is_new);
+        let handshake_us = self.client_half().handshake_rtt_us;
+        if is_new && self.is_sent && handshake_us > 0 {
+            // It is marked when it is accepted: its SYN-ACK took the way of the others.
+            to_client.forget_rtt(handshake_us);
+        }
         Some(Observation {
             stands_for: self.stands_for(),
             client: self.roles.client,
             location: self.location.clone(),
-            sent_another_way: self.sent.is_some(),
+            arm: self.arm(),
             rerouted: self.rerouted,
             to_client,
             to_server,
             chunks,
-            handshake_rtt_us: if is_new {
+            handshake_rtt_us: if is_new && !self.is_sent {
                 self.handshake_rtt_us()
             } else {
                 None
@@ -640,12 +661,12 @@ impl Flow {
         1 << self.last.state.halvings()
     }
 
-    /// Its part in a route experiment: only what our own sockets send has one.
+    /// Its part in a route experiment, once our socket has sent something.
     pub fn arm(&self) -> Option<Arm> {
-        if self.sent.is_some() {
+        if self.is_sent {
             Some(Arm::OtherWay)
         } else {
-            (self.in_experiment && self.roles.vantage == Vantage::Sender).then_some(Arm::DefaultWay)
+            (self.in_experiment && self.mark() == Some(0)).then_some(Arm::DefaultWay)
         }
     }
 

@@ -195,6 +195,22 @@ impl Totals {
         }
     }
 
+    /// Takes back a sample of which it is known that it is of another way.
+    pub fn forget_rtt(&mut self, rtt_us: u32) {
+        if !self.rtt.remove(rtt_us) {
+            return;
+        }
+        self.rtt_samples = self.rtt_samples.saturating_sub(1);
+        self.rtt_sum_us = self.rtt_sum_us.saturating_sub(u64::from(rtt_us));
+        if self.rtt_min_us == Some(rtt_us) {
+            // The next one is at least this.
+            self.rtt_min_us = self.rtt.bins().next().map(|(lower_us, _)| lower_us);
+        }
+        if self.rtt.samples() == 0 {
+            self.rtt_max_us = None;
+        }
+    }
+
     /// A quantile of the RTT in µs that moves smoothly with the samples, for comparisons; held
     /// between the exact minimum and maximum.
     pub fn rtt_quantile_us(&self, q: f64) -> Option<u32> {
@@ -259,7 +275,7 @@ fn new_extremes(before: &Half, after: &Half, samples: u64) -> Option<(u32, u32)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use monitor_ebpf::flow::half_flags;
+    use monitor_ebpf::flow::{RTT_BINS, half_flags, rtt_bin};
     use proptest::prelude::*;
 
     fn reading<'a>(sender: &'a Half, receiver: &'a Half, read_us: u32) -> Reading<'a> {
@@ -279,6 +295,33 @@ mod tests {
         receiver.flags = half_flags::ACK_KNOWN;
         receiver.acked = u64::from(acked) << 32;
         (sender, receiver)
+    }
+
+    #[test]
+    fn a_sample_that_is_taken_back_leaves_the_others() {
+        let samples = [10_000, 30_000, 31_000];
+        let mut totals = Totals {
+            rtt_samples: 3,
+            rtt_sum_us: samples.iter().map(|us| u64::from(*us)).sum(),
+            rtt_min_us: Some(10_000),
+            rtt_max_us: Some(31_000),
+            ..Totals::default()
+        };
+        let mut bins = [0; RTT_BINS];
+        for rtt_us in samples {
+            bins[rtt_bin(rtt_us)] += 1;
+        }
+        totals.rtt.add_difference(&[0; RTT_BINS], &bins);
+        totals.forget_rtt(10_000);
+        assert_eq!((totals.rtt_samples, totals.rtt_sum_us), (2, 61_000));
+        let min_us = totals.rtt_min_us.expect("two are left");
+        assert!((20_000..=30_000).contains(&min_us), "{min_us}");
+        let standing_us = totals.rtt_quantile_us(0.1).expect("two are left");
+        assert!((25_000..=31_000).contains(&standing_us), "{standing_us}");
+        // Of another window: there is none.
+        let before = totals.rtt_samples;
+        totals.forget_rtt(10_000);
+        assert_eq!(totals.rtt_samples, before);
     }
 
     #[test]

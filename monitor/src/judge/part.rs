@@ -85,7 +85,11 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
         record.bursts,
         record.rtt_sum_us,
     ];
-    if figures.iter().any(|figure| *figure > MAX_FIGURE) || record.observations > MAX_OBSERVATIONS {
+    let arms = [record.arms.other_way, record.arms.default_way];
+    if figures.iter().any(|figure| *figure > MAX_FIGURE)
+        || record.observations > MAX_OBSERVATIONS
+        || arms.iter().any(|flows| *flows > record.observations)
+    {
         return Err(format!("client `{name}` has more than a window can have"));
     }
     let rtt = RttHistogram::from_bins(record.rtt_bins)
@@ -108,7 +112,7 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
     let client = ClientTotals {
         to_client: totals,
         observations: record.observations,
-        sent_another_way: record.sent_another_way,
+        arms: record.arms,
         handshake_rtt_us: record.handshake_rtt_min_us,
         ..ClientTotals::default()
     };
@@ -157,7 +161,7 @@ mod tests {
         ClientRecord {
             client: "192.0.2.7".to_owned(),
             observations: 1,
-            sent_another_way: 0,
+            arms: Default::default(),
             segments: 10,
             lost_segments: 1,
             ce_marked_segments: 0,

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use monitor_ebpf::experiment::Marking;
 
 use super::csv_file::{self, Elsewhere, FileError};
 use super::toml_file;
@@ -20,7 +19,7 @@ use crate::config::{Experiment, PathSources};
 pub trait KernelRoutes: Debug + Send + Sync {
     /// The way on which this host sends to `client`; `None`: no route. With `flow` the way of
     /// that flow's packets.
-    fn way(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<KernelWay>;
+    fn way(&self, client: IpAddr, flow: Option<&SeenFlow>, mark: Option<u32>) -> Option<KernelWay>;
 }
 
 /// What is known about the packets of one flow, for this host's own routes to go by.
@@ -32,8 +31,8 @@ pub struct SeenFlow {
     pub client_port: u16,
     /// Index of the device at which they were seen to leave.
     pub egress: Option<u32>,
-    /// How a route experiment has marked it.
-    pub sent: Option<Marking>,
+    /// `SO_MARK` of the socket that sends them, where it is one of ours.
+    pub mark: Option<u32>,
 }
 
 /// How this host sends to a client.
@@ -135,8 +134,8 @@ impl Routes {
     /// same client (ECMP, policy rules).
     pub fn locate_flow(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<Location> {
         let mut route = self.route_of(&client.into(), flow)?;
-        if let Some(marking) = flow.and_then(|flow| flow.sent) {
-            self.send_another_way(&mut route, marking)?;
+        if let Some(experiment) = self.experiment_of(flow) {
+            self.send_another_way(&mut route, experiment);
         }
         let unit = self.unit_lengths.around(client);
         Some(Location {
@@ -150,11 +149,25 @@ impl Routes {
         })
     }
 
-    /// Makes the way that connections are sent which are marked like this of the one that the others
-    /// take. `None`: it is not known, because they were marked for another experiment.
-    fn send_another_way(&self, route: &mut Route, marking: Marking) -> Option<()> {
-        let experiment = self.experiment.as_ref();
-        let experiment = experiment.filter(|it| it.marking() == marking)?;
+    /// The experiment that has marked a flow's connection.
+    pub fn experiment_of(&self, flow: Option<&SeenFlow>) -> Option<&Experiment> {
+        let mark = flow?.mark?;
+        self.experiment.as_deref().filter(|it| it.mark == mark)
+    }
+
+    /// The mark that this host's own routes go by. While an experiment marks some connections, all that
+    /// are not known to be are taken for unmarked: else the rule for its mark would make one way
+    /// of the two that it tells apart.
+    fn mark_of(&self, flow: Option<&SeenFlow>) -> Option<u32> {
+        let known = flow.and_then(|flow| flow.mark);
+        known.or(self.experiment.is_some().then_some(0))
+    }
+
+    /// Makes the way that marked connections are sent of the one that the others take.
+    fn send_another_way(&self, route: &mut Route, experiment: &Experiment) {
+        if *route.interconnect == *experiment.interconnect {
+            return;
+        }
         let known = self.rules.named(&experiment.interconnect);
         *route = Route {
             interconnect: known.map_or_else(
@@ -165,6 +178,7 @@ impl Routes {
             peer_address: None,
             next_hop: None,
             router: None,
+            interface: None,
             as_path_middle: [].into(),
             connectivity: known.and_then(|known| known.connectivity),
             site: known.and_then(|known| known.site.clone()),
@@ -177,7 +191,6 @@ impl Routes {
             },
             ..route.clone()
         };
-        Some(())
     }
 
     /// What is known about the whole of `net` (its first address, as far as this host's own
@@ -201,7 +214,7 @@ impl Routes {
         let kernel = self
             .kernel
             .as_ref()
-            .and_then(|kernel| kernel.way(net.addr(), flow));
+            .and_then(|kernel| kernel.way(net.addr(), flow, self.mark_of(flow)));
         let way = self.way(
             file_path,
             bgp.map(|(source, (_, path))| (source, &**path)),
@@ -506,41 +519,40 @@ mod tests {
     #[test]
     fn what_an_experiment_has_marked_is_sent_where_it_says() {
         let mut routes = Routes::from_csv(
-            "prefix,origin_asn,isp,interconnect\n10.1.2.0/24,64500,isp-x,a\n",
+            "prefix,origin_asn,isp,interconnect\n\
+             10.1.2.0/24,64500,isp-x,a\n10.1.3.0/24,64500,isp-x,b\n",
             "test".as_ref(),
         )
         .expect("right");
-        let experiment = Experiment {
+        let way = |routes: &Routes, client: [u8; 4], mark| {
+            let flow = SeenFlow {
+                server: [192, 0, 2, 1].into(),
+                server_port: 443,
+                client_port: 50_000,
+                egress: None,
+                mark,
+            };
+            let location = routes.locate_flow(client.into(), Some(&flow));
+            let route = location.expect("known").route;
+            let interconnect = route.interconnect.to_string();
+            (interconnect, route.peer_asn, route.is_direct())
+        };
+        let default = ("a".to_owned(), None, true);
+        assert_eq!(way(&routes, [10, 1, 2, 3], Some(7)), default);
+        routes.experiment = Some(Arc::new(Experiment {
             share: 0.01,
-            mark: Some(7),
+            mark: 7,
             dscp: None,
             interconnect: "b".to_owned(),
             peer_asn: Some(64_999),
-        };
-        let marked = |marking| SeenFlow {
-            server: [192, 0, 2, 1].into(),
-            server_port: 443,
-            client_port: 50_000,
-            egress: None,
-            sent: marking,
-        };
-        let client = [10, 1, 2, 3].into();
-        let sent = experiment.marking();
-        // One of an earlier run: where it goes is not known.
-        assert_eq!(routes.locate_flow(client, Some(&marked(Some(sent)))), None);
-        routes.experiment = Some(Arc::new(experiment));
-        let way = |marking| {
-            let location = routes.locate_flow(client, Some(&marked(marking)))?;
-            let route = &location.route;
-            Some((
-                route.interconnect.to_string(),
-                route.peer_asn,
-                route.is_direct(),
-            ))
-        };
-        assert_eq!(way(None), Some(("a".to_owned(), None, true)));
-        assert_eq!(way(Some(sent)), Some(("b".to_owned(), Some(64_999), false)));
-        let other = Marking { mark: 8, ..sent };
-        assert_eq!(way(Some(other)), None);
+        }));
+        for mark in [None, Some(0), Some(8)] {
+            assert_eq!(way(&routes, [10, 1, 2, 3], mark), default);
+        }
+        let other = ("b".to_owned(), Some(64_999), false);
+        assert_eq!(way(&routes, [10, 1, 2, 3], Some(7)), other);
+        // It takes that way anyhow, and nothing else is said of it than of its neighbours.
+        let same = ("b".to_owned(), None, true);
+        assert_eq!(way(&routes, [10, 1, 3, 3], Some(7)), same);
     }
 }

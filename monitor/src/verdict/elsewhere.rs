@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::cell::Arms;
+
 use super::degraded::{Comparison, Sign};
 use super::finding::{Evidence, Place};
 use super::medians;
@@ -63,12 +65,13 @@ impl<'a> Way<'a> {
         tally
     }
 
-    /// Flows to those prefixes, and how many of them an experiment has sent this way.
-    fn flows(&self, of: &BTreeSet<IpNet>) -> (u64, u64) {
+    /// Flows to those prefixes, and how many of them have which part in an experiment.
+    fn flows(&self, of: &BTreeSet<IpNet>) -> (u64, Arms) {
         let clients = self.clients.iter();
         let of_these = clients.filter(|client| of.contains(&client.prefix));
-        of_these.fold((0, 0), |(all, sent), client| {
-            (all + client.observations, sent + client.sent_another_way)
+        of_these.fold((0, Arms::default()), |(all, mut arms), client| {
+            arms.add(client.arms);
+            (all + client.observations, arms)
         })
     }
 
@@ -178,8 +181,8 @@ fn compare(
     Some(evidence)
 }
 
-/// What says that an experiment has divided the flows of these prefixes: all of the one way's, or of
-/// the other's, were sent there by it.
+/// What says that an experiment has divided the flows of these prefixes: chance has decided of each of
+/// them which way it takes.
 fn experiment(
     interconnect: &str,
     other: &str,
@@ -187,13 +190,15 @@ fn experiment(
     there: &Way<'_>,
     of: &BTreeSet<IpNet>,
 ) -> Option<Evidence> {
-    let (here, there) = (here.flows(of), there.flows(of));
-    let (sent, to) = match (here, there) {
-        ((all, sent), _) if sent == all => (sent, interconnect),
-        (_, (all, sent)) if sent == all => (sent, other),
-        _ => return None,
+    let ((here, here_arms), (there, there_arms)) = (here.flows(of), there.flows(of));
+    let (sent, to) = if here_arms.default_way == here && there_arms.other_way == there {
+        (there, other)
+    } else if here_arms.other_way == here && there_arms.default_way == there {
+        (here, interconnect)
+    } else {
+        return None;
     };
-    let all = here.0 + there.0;
+    let all = here + there;
     Some(Evidence {
         kind: EXPERIMENT.to_owned(),
         about: Some(format!("sent through {to} by a keyed hash")),

@@ -18,7 +18,7 @@ use super::degraded::{Comparison, Signs};
 use super::finding::Place;
 use super::standing::{Standing, Track};
 use super::votes::{Totals, Votes};
-use crate::cell::CellKey;
+use crate::cell::{Arms, CellKey};
 use crate::config::Thresholds;
 use crate::path::ports::InterconnectPorts;
 
@@ -36,9 +36,9 @@ pub struct Client {
     pub chunks: u64,
     /// Flows.
     pub observations: u64,
-    /// Those of them that a route experiment has sent this way.
-    #[serde(default, skip_serializing_if = "crate::cell::is_zero")]
-    pub sent_another_way: u64,
+    /// Those of them that have a part in a route experiment.
+    #[serde(default, skip_serializing_if = "Arms::are_none")]
+    pub arms: Arms,
     /// Share of the segments that were sent into a full receive window.
     pub rwnd_limited_share: f64,
     /// Share of the window in which nothing was outstanding.

@@ -504,7 +504,7 @@ mod tests {
             comparison: Comparison::default(),
             chunks: 10,
             observations: 1,
-            sent_another_way: 0,
+            arms: Default::default(),
             rwnd_limited_share: 0.0,
             idle_share: 0.0,
         };

@@ -130,7 +130,7 @@ pub fn observe(
         stands_for: 1,
         client: home.address.into(),
         location: Some(home.location.clone()),
-        sent_another_way: false,
+        arm: None,
         rerouted: false,
         to_client,
         to_server: Totals::default(),

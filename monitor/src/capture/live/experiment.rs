@@ -1,4 +1,5 @@
-//! Route experiments: the program at the sockets, and what it has marked.
+//! Route experiments: the program at the sockets. What it has marked the packet path tells of each
+//! flow (`SocketFigures::mark`).
 
 use std::{
     fs::{self, File},
@@ -11,15 +12,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, Map, MapData},
     programs::{CgroupAttachMode, SockOps},
 };
-use monitor_ebpf::{
-    experiment::{Experiment, Marking},
-    flow::FlowKey,
-};
+use monitor_ebpf::experiment::Experiment;
 
-use super::load::{Live, PodKey, explain, found};
+use super::load::{Live, explain};
 use crate::config;
 
 const PROGRAM: &str = "lastmile_experiment";
@@ -30,26 +28,17 @@ pub(super) struct PodExperiment(Experiment);
 // SAFETY: integers without padding.
 unsafe impl Pod for PodExperiment {}
 
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct PodMarking(Marking);
-// SAFETY: integers without padding.
-unsafe impl Pod for PodMarking {}
-
 /// The experiment, as the loaded program sees it.
 pub(super) struct Route {
     settings: Array<MapData, PodExperiment>,
-    sent: Map,
+    /// The secret by which connections are chosen.
     key: u64,
     attached: bool,
-    /// Connections may be marked, by this run or an earlier one.
-    any_sent: bool,
 }
 
 impl Route {
-    /// `kept`: the maps are those of an earlier run, whose choices stay as they are; else `key` is
-    /// the secret by which connections are chosen.
-    pub(super) fn new(settings: Map, sent: Map, kept: bool, key: u64) -> Result<Self> {
+    /// `kept`: the map is an earlier run's, whose choices stay as they are; else `key` is the secret.
+    pub(super) fn new(settings: Map, kept: bool, key: u64) -> Result<Self> {
         let settings: Array<_, PodExperiment> = Array::try_from(settings)?;
         let PodExperiment(before) = settings
             .get(&0, 0)
@@ -57,10 +46,8 @@ impl Route {
         let goes_on = kept && before.key != 0;
         Ok(Self {
             settings,
-            sent,
             key: if goes_on { before.key } else { key },
             attached: false,
-            any_sent: goes_on,
         })
     }
 }
@@ -72,43 +59,29 @@ impl Live {
     /// # Errors
     /// There is no cgroup2 file system, or the kernel does not let the program run there.
     pub fn run_experiment(&mut self, experiment: Option<&config::Experiment>) -> Result<()> {
-        if experiment.is_none() && !self.route.any_sent {
-            return Ok(());
-        }
-        if !self.route.attached {
-            match self.attach_experiment() {
-                Ok(()) => {}
-                Err(error) if experiment.is_some() => {
-                    return Err(error.context("[path.experiment] cannot be run"));
-                }
-                // Connections of an earlier one are known as long as nobody takes their ports.
-                Err(error) => tracing::warn!("{error:#}"),
-            }
-        }
-        let off = Experiment {
-            key: self.route.key,
-            namespace: namespace_cookie()?,
-            ..Experiment::default()
+        let is_attached = self.route.attached;
+        let settings = match experiment {
+            None if !is_attached => return Ok(()),
+            None => Experiment {
+                key: self.route.key,
+                ..Experiment::default()
+            },
+            Some(experiment) => Experiment {
+                key: self.route.key,
+                namespace: namespace_cookie()?,
+                threshold: (experiment.share * f64::from(u32::MAX)) as u32,
+                reserved: 0,
+                marking: experiment.marking(),
+            },
         };
-        let settings = experiment.map_or(off, |experiment| Experiment {
-            threshold: (experiment.share * f64::from(u32::MAX)) as u32,
-            marking: experiment.marking(),
-            ..off
-        });
-        self.route.any_sent = true;
+        if !is_attached {
+            self.attach_experiment()
+                .context("[path.experiment] cannot be run")?;
+        }
         self.route
             .settings
             .set(0, PodExperiment(settings), 0)
             .context("cannot set which connections are sent another way")
-    }
-
-    /// How an experiment has marked a connection; `None`: it was not.
-    pub fn sent(&self, key: &FlowKey) -> Result<Option<Marking>> {
-        if !self.route.any_sent {
-            return Ok(None);
-        }
-        let sent: HashMap<_, PodKey, PodMarking> = HashMap::try_from(&self.route.sent)?;
-        Ok(found(sent.get(&PodKey(*key), 0))?.map(|PodMarking(marking)| marking))
     }
 
     /// Loads the program for the kernel's verifier, and attaches it nowhere.

@@ -55,10 +55,6 @@ const HELLO_BYTES: u32 = 1 << 20;
 /// QUIC flows, as a share of the flow table.
 const QUIC_SHARE: u32 = 4;
 
-/// Connections that a route experiment has sent another way, as a share of the flow table: more than
-/// one may choose (`EXPERIMENT_SHARE_MAX`).
-const SENT_SHARE: u32 = 8;
-
 /// A TC program, by where it is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program {
@@ -122,7 +118,7 @@ impl From<&Config> for Options {
 /// A flow key as aya passes it to the kernel.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(super) struct PodKey(pub(super) FlowKey);
+struct PodKey(FlowKey);
 // SAFETY: plain integers without padding (asserted where it is defined).
 unsafe impl Pod for PodKey {}
 
@@ -217,7 +213,6 @@ impl Live {
             ("REPORTS", REPORT_BYTES),
             ("HELLOS", HELLO_BYTES),
             ("QUIC_FLOWS", options.max_flows / QUIC_SHARE),
-            ("SENT", options.max_flows / SENT_SHARE),
         ];
         let cgroups = u8::from(options.cgroups);
         let mut loader = EbpfLoader::new();
@@ -265,7 +260,6 @@ impl Live {
         };
         let route = Route::new(
             take(&mut ebpf, "EXPERIMENT")?,
-            take(&mut ebpf, "SENT")?,
             kept.is_some(),
             RandomState::new().hash_one(0),
         )?;
@@ -599,7 +593,7 @@ fn remove<V: Pod>(mut flows: HashMap<&mut MapData, PodKey, V>, key: &FlowKey) ->
 }
 
 /// `None`: there is no such flow.
-pub(super) fn found<T>(result: Result<T, aya::maps::MapError>) -> Result<Option<T>> {
+fn found<T>(result: Result<T, aya::maps::MapError>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(aya::maps::MapError::KeyNotFound) => Ok(None),

@@ -525,7 +525,6 @@ fn snapshot(state: &FlowState, read_ns: u64) -> Snapshot {
         time_us: read_ns / 1_000,
         read_ns,
         interface: None,
-        sent: None,
     }
 }
 

@@ -107,7 +107,6 @@ impl Players {
             time_us: self.now_us,
             read_ns,
             interface: None,
-            sent: None,
         };
         self.pipeline.snapshot(&snapshot, &mut self.records);
         self.pipeline.chunk(&ChunkNews {

@@ -417,7 +417,6 @@ impl Site {
                     time_us: self.now_us,
                     read_ns,
                     interface: Some("eth0".into()),
-                    sent: None,
                 };
                 self.pipeline.snapshot(&snapshot, records);
             }

@@ -2,6 +2,7 @@
 
 use super::super::standing::Track;
 use super::*;
+use crate::cell::Arms;
 use crate::path::ports::PortWindow;
 
 /// Prefixes `from` and up, with three clients each.
@@ -74,23 +75,29 @@ fn the_same_prefixes_elsewhere_name_an_interconnect_with_one_isp_behind_it() {
         told.map(|it| (it.value, it.samples)).collect::<Vec<_>>()
     };
     assert_eq!(experiments(&same), []);
-    let mut sent = same.clone();
-    let mut send = |clients: usize| {
-        for vote in sent.iter_mut().filter(|it| *it.cell.interconnect == *"b") {
+    let divided = |clients: usize| {
+        let mut votes = same.clone();
+        for vote in &mut votes {
+            let is_sent = *vote.cell.interconnect == *"b";
             let mut of: Vec<_> = vote.clients.to_vec();
             for client in of.iter_mut().take(clients) {
-                client.sent_another_way = client.observations;
+                let flows = client.observations;
+                client.arms = Arms {
+                    other_way: if is_sent { flows } else { 0 },
+                    default_way: if is_sent { 0 } else { flows },
+                };
             }
             vote.clients = of.into();
         }
-        sent.clone()
+        votes
     };
+    let some = experiments(&divided(1));
     assert_eq!(
-        experiments(&send(1)),
+        some,
         [],
-        "some of them chance has not divided"
+        "of some of them something else than chance decided"
     );
-    let all = experiments(&send(usize::MAX));
+    let all = experiments(&divided(usize::MAX));
     let [(Some(share), samples)] = all[..] else {
         panic!("one item: {all:?}");
     };

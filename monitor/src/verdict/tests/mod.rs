@@ -48,7 +48,7 @@ fn client(standing: Standing, number: u8) -> Client {
         },
         chunks: 20,
         observations: 2,
-        sent_another_way: 0,
+        arms: Default::default(),
         rwnd_limited_share: 0.0,
         idle_share: 0.5,
     }
