@@ -179,8 +179,8 @@ pub struct SocketFigures {
     pub cgroup_id: u64,
     /// `SO_MARK`.
     pub mark: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// The socket's address family (`AF_INET`, or `AF_INET6` also where it talks IPv4).
+    pub family: u32,
 }
 
 /// A range of sequence numbers that was skipped when later data passed us.
@@ -451,7 +451,7 @@ impl FlowState {
             sightings: 0,
             cgroup_id: 0,
             mark: 0,
-            reserved: 0,
+            family: 0,
         },
         halves: [Half::EMPTY; 2],
     };

@@ -89,12 +89,16 @@ pub struct Arms {
     pub other_way: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub default_way: u64,
+    /// Those that have sent nothing yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waiting: u64,
 }
 
 impl Arms {
     pub fn add(&mut self, other: Self) {
         self.other_way += other.other_way;
         self.default_way += other.default_way;
+        self.waiting += other.waiting;
     }
 
     /// Whether no flow has a part in any.
@@ -108,6 +112,7 @@ impl From<Option<Arm>> for Arms {
         Self {
             other_way: u64::from(arm == Some(Arm::OtherWay)),
             default_way: u64::from(arm == Some(Arm::DefaultWay)),
+            waiting: u64::from(arm == Some(Arm::Waiting)),
         }
     }
 }

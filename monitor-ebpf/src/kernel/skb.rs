@@ -286,11 +286,12 @@ impl Packet for Skb {
             return;
         };
         // SAFETY: a full socket.
-        let mark = unsafe { (*sk).mark };
+        let (mark, family) = unsafe { ((*sk).mark, (*sk).family) };
         let Some(tcp) = self.tcp_of(sk) else {
             return;
         };
         figures.mark = mark;
+        figures.family = family;
         figures.srtt_us = tcp.srtt_us >> 3;
         figures.rtt_min_us = tcp.rtt_min;
         figures.total_retrans = tcp.total_retrans;

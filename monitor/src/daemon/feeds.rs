@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::bmp_sessions::Sessions;
 use super::bmp_station::{Arrival, Door, QUEUE, Station};
+use super::clock::Now;
 use super::fib_feed::FibFeed;
 use super::files::Files;
 use crate::config::PathSources;
@@ -350,6 +351,7 @@ impl Worker {
         if sources.experiment != self.sources.experiment {
             // Marked already, whatever becomes of the files.
             self.view.experiment = sources.experiment.clone().map(Arc::new);
+            self.view.experiment_since_us = Now::read().unix_us;
             self.publish(Affected::Everything);
         }
         self.sources = sources;

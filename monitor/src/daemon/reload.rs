@@ -18,8 +18,8 @@ impl Daemon {
             let elsewhere = (config.log.destination != self.config.log.destination)
                 .then(|| JsonLines::open(&config.log.destination))
                 .transpose()?;
-            self.live.watch(&config, self.epoch_offset_ns)?;
             self.live.run_experiment(config.path.experiment.as_ref())?;
+            self.live.watch(&config, self.epoch_offset_ns)?;
             Ok((config, services, elsewhere))
         });
         match read {

@@ -25,7 +25,7 @@ use crate::{
     evidence,
     flow::admission::Admissions,
     memory,
-    path::history::Store,
+    path::{Routes, history::Store},
     recognise::services::Services,
 };
 
@@ -106,6 +106,10 @@ impl Daemon {
         let mut live = restart::load(&config)?;
         live.watch(&config, now.offset_ns())?;
         live.run_experiment(config.path.experiment.as_ref())?;
+        routes.rcu(|routes| Routes {
+            experiment_since_us: Now::read().unix_us,
+            ..Routes::clone(routes)
+        });
         let mut devices = Devices::new()?;
         devices.follow(&mut live, &config.watch.interfaces).await?;
         if devices.len() == 0 {

@@ -52,16 +52,20 @@ impl Load {
         u64::try_from(a_second).unwrap_or(u64::MAX)
     }
 
+    /// What may be live at most.
+    fn room(&self) -> u64 {
+        self.max - self.max / FREE_SHARE
+    }
+
     /// Whether so many flows a second push out one that pauses.
     fn fills(&self, created: u64) -> bool {
-        let room = self.max - self.max / FREE_SHARE;
         let coming = created.saturating_mul(PAUSE_S);
-        created > self.max / PACE_SHARE && self.live.saturating_add(coming) > room
+        created > self.max / PACE_SHARE && self.live.saturating_add(coming) > self.room()
     }
 
     /// Whether there is no time to wait for another second.
     fn is_urgent(&self, created: u64) -> bool {
-        created.saturating_mul(URGENT_S) > self.max
+        self.live > self.room() || created.saturating_mul(URGENT_S) > self.max
     }
 
     fn is_lossy(&self) -> bool {

@@ -53,6 +53,8 @@ pub enum Arm {
     DefaultWay,
     /// Marked, so that it was sent another way.
     OtherWay,
+    /// It has sent nothing yet.
+    Waiting,
 }
 
 /// One flow's activity in one window.

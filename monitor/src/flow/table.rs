@@ -32,6 +32,8 @@ pub struct Flow {
     is_sent: bool,
     /// It began, and was first heard of, while there was an experiment.
     in_experiment: bool,
+    /// Its socket would not have taken what the experiment marks connections with.
+    refuses_marks: bool,
     /// µs since 1970 UTC.
     pub start_us: u64,
     /// Last packet, µs since 1970 UTC.
@@ -73,6 +75,9 @@ pub struct Change {
     /// Whether this is the flow's first report, or the first after it was closed as idle.
     pub opened: bool,
 }
+
+/// linux/socket.h
+const AF_INET6: u32 = 10;
 
 /// Idle times after which a closed flow is forgotten even if the kernel did not say so.
 const FORGOTTEN_AFTER: u64 = 4;
@@ -496,6 +501,7 @@ impl Flow {
             located_by: (None, None),
             is_sent: false,
             in_experiment: false,
+            refuses_marks: false,
             start_us: to_unix_us(snapshot, snapshot.state.start_ns),
             last_seen_us: snapshot.time_us,
             to_client: Totals::default(),
@@ -518,6 +524,7 @@ impl Flow {
         flow.location = flow.locate(routes);
         let divides = |experiment: &Experiment| experiment.share > 0.0;
         flow.in_experiment = flow.client_half().has(half_flags::SYN)
+            && flow.start_us >= routes.experiment_since_us
             && routes.experiment.as_deref().is_some_and(divides);
         flow
     }
@@ -536,6 +543,12 @@ impl Flow {
         sends.then_some(socket.mark)
     }
 
+    /// The same, where an experiment goes by it: elsewhere netfilter's marks, which no socket has,
+    /// may decide.
+    fn mark_for(&self, routes: &Routes) -> Option<u32> {
+        routes.experiment.as_ref().and(self.mark())
+    }
+
     /// Finds the way to the client.
     fn locate(&mut self, routes: &Routes) -> Option<Location> {
         let seen = SeenFlow {
@@ -543,10 +556,14 @@ impl Flow {
             server_port: self.roles.server_port,
             client_port: self.roles.client_port,
             egress: self.egress(),
-            mark: self.mark(),
+            mark: self.mark_for(routes),
         };
         self.located_by = (seen.egress, seen.mark);
         self.is_sent = routes.experiment_of(Some(&seen)).is_some();
+        let has_dscp = |experiment: &Experiment| experiment.dscp.is_some();
+        self.refuses_marks = self.roles.client.is_ipv4()
+            && self.last.state.socket.family == AF_INET6
+            && routes.experiment.as_deref().is_some_and(has_dscp);
         routes.locate_flow(self.roles.client, Some(&seen))
     }
 
@@ -554,7 +571,7 @@ impl Flow {
     /// which may be known only after a while, and may change.
     fn follow_egress(&mut self, routes: &Routes, ladder: &Ladder) {
         let (known_egress, known_mark) = self.located_by;
-        let (egress, mark) = (self.egress(), self.mark());
+        let (egress, mark) = (self.egress(), self.mark_for(routes));
         if (egress, mark) == (known_egress, known_mark) {
             return;
         }
@@ -661,12 +678,16 @@ impl Flow {
         1 << self.last.state.halvings()
     }
 
-    /// Its part in a route experiment, once our socket has sent something.
+    /// Its part in a route experiment, where chance has decided.
     pub fn arm(&self) -> Option<Arm> {
         if self.is_sent {
-            Some(Arm::OtherWay)
-        } else {
-            (self.in_experiment && self.mark() == Some(0)).then_some(Arm::DefaultWay)
+            return Some(Arm::OtherWay);
+        }
+        match self.mark() {
+            _ if !self.in_experiment => None,
+            None => Some(Arm::Waiting),
+            Some(0) if !self.refuses_marks => Some(Arm::DefaultWay),
+            Some(_) => None,
         }
     }
 

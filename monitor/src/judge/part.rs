@@ -85,7 +85,8 @@ fn client(record: ClientRecord) -> Result<(IpAddr, ClientTotals), String> {
         record.bursts,
         record.rtt_sum_us,
     ];
-    let arms = [record.arms.other_way, record.arms.default_way];
+    let arms = &record.arms;
+    let arms = [arms.other_way, arms.default_way, arms.waiting];
     if figures.iter().any(|figure| *figure > MAX_FIGURE)
         || record.observations > MAX_OBSERVATIONS
         || arms.iter().any(|flows| *flows > record.observations)

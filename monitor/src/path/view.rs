@@ -61,6 +61,8 @@ pub struct Routes {
     pub names: Arc<IspNames>,
     /// Where connections go that a route experiment marks.
     pub experiment: Option<Arc<Experiment>>,
+    /// Since when it marks them, µs since 1970 UTC.
+    pub experiment_since_us: u64,
     /// Sources that have gone silent or could not be read again.
     pub stale_sources: Vec<Source>,
     /// Routers whose BMP session is gone and whose routes are kept.
@@ -134,8 +136,19 @@ impl Routes {
     /// same client (ECMP, policy rules).
     pub fn locate_flow(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<Location> {
         let mut route = self.route_of(&client.into(), flow)?;
-        if let Some(experiment) = self.experiment_of(flow) {
-            self.send_another_way(&mut route, experiment);
+        if let Some((experiment, flow)) = self.experiment_of(flow).zip(flow) {
+            let unmarked = SeenFlow {
+                egress: None,
+                mark: Some(0),
+                ..*flow
+            };
+            match self.route_of(&client.into(), Some(&unmarked)) {
+                // It takes that way anyhow: nothing else is known of it than of its neighbours.
+                Some(default) if *default.interconnect == *experiment.interconnect => {
+                    route = default;
+                }
+                _ => self.send_another_way(&mut route, experiment),
+            }
         }
         let unit = self.unit_lengths.around(client);
         Some(Location {
@@ -155,19 +168,17 @@ impl Routes {
         self.experiment.as_deref().filter(|it| it.mark == mark)
     }
 
-    /// The mark that this host's own routes go by. While an experiment marks some connections, all that
-    /// are not known to be are taken for unmarked: else the rule for its mark would make one way
-    /// of the two that it tells apart.
+    /// The mark that this host's own routes go by; `None`: it is not known, because netfilter marks
+    /// packets too. While an experiment marks some connections, all that are not known to be are
+    /// taken for unmarked: else the rule for its mark would make one way of the two that it tells
+    /// apart.
     fn mark_of(&self, flow: Option<&SeenFlow>) -> Option<u32> {
-        let known = flow.and_then(|flow| flow.mark);
-        known.or(self.experiment.is_some().then_some(0))
+        self.experiment.as_ref()?;
+        Some(flow.and_then(|flow| flow.mark).unwrap_or(0))
     }
 
     /// Makes the way that marked connections are sent of the one that the others take.
     fn send_another_way(&self, route: &mut Route, experiment: &Experiment) {
-        if *route.interconnect == *experiment.interconnect {
-            return;
-        }
         let known = self.rules.named(&experiment.interconnect);
         *route = Route {
             interconnect: known.map_or_else(

@@ -190,15 +190,19 @@ fn experiment(
     there: &Way<'_>,
     of: &BTreeSet<IpNet>,
 ) -> Option<Evidence> {
-    let ((here, here_arms), (there, there_arms)) = (here.flows(of), there.flows(of));
-    let (sent, to) = if here_arms.default_way == here && there_arms.other_way == there {
-        (there, other)
-    } else if here_arms.other_way == here && there_arms.default_way == there {
-        (here, interconnect)
-    } else {
-        return None;
+    let (here, there) = (here.flows(of), there.flows(of));
+    let kept = |(all, arms): (u64, Arms)| {
+        (arms.default_way > 0 && arms.default_way + arms.waiting == all).then_some(arms.default_way)
     };
-    let all = here + there;
+    let sent = |(all, arms): (u64, Arms)| {
+        (arms.other_way > 0 && arms.other_way + arms.waiting == all).then_some(arms.other_way)
+    };
+    let divided = match (kept(here), sent(there)) {
+        (Some(kept), Some(sent)) => Some((kept, sent, other)),
+        _ => None,
+    };
+    let (kept, sent, to) = divided.or_else(|| Some((kept(there)?, sent(here)?, interconnect)))?;
+    let all = kept + sent;
     Some(Evidence {
         kind: EXPERIMENT.to_owned(),
         about: Some(format!("sent through {to} by a keyed hash")),

@@ -74,14 +74,16 @@ impl Live {
                 marking: experiment.marking(),
             },
         };
-        if !is_attached {
-            self.attach_experiment()
-                .context("[path.experiment] cannot be run")?;
-        }
+        // Before it is attached: kept maps have the last run's.
         self.route
             .settings
             .set(0, PodExperiment(settings), 0)
-            .context("cannot set which connections are sent another way")
+            .context("cannot set which connections are sent another way")?;
+        if is_attached {
+            return Ok(());
+        }
+        self.attach_experiment()
+            .context("[path.experiment] cannot be run")
     }
 
     /// Loads the program for the kernel's verifier, and attaches it nowhere.

@@ -85,6 +85,7 @@ fn the_same_prefixes_elsewhere_name_an_interconnect_with_one_isp_behind_it() {
                 client.arms = Arms {
                     other_way: if is_sent { flows } else { 0 },
                     default_way: if is_sent { 0 } else { flows },
+                    waiting: 0,
                 };
             }
             vote.clients = of.into();
