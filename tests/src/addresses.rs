@@ -19,6 +19,13 @@ pub const VIDEO_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The other server behind our edge.
 pub const CONTENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 
+/// Namespace of the switch between our machines and our edge router, where there is one.
+pub const BACKBONE: &str = "backbone";
+/// Namespace of another machine of ours on that switch.
+pub const OFFICE: &str = "office";
+/// The other machine there, in the video server's /24.
+pub const OFFICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
+
 /// The access router's address on every home's line (shared address space, RFC 6598).
 pub const LINE_GATEWAY: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
 
@@ -106,13 +113,13 @@ pub fn core_far(isp: usize) -> Ipv4Addr {
 
 /// All other networks on their own link to an ISP.
 #[must_use]
-pub fn transit_far(isp: usize) -> Ipv4Addr {
+pub fn elsewhere_far(isp: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 2, isp as u8, 1)
 }
 
 /// An ISP's border router on its link to all other networks.
 #[must_use]
-pub fn transit_near(isp: usize) -> Ipv4Addr {
+pub fn elsewhere_near(isp: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 2, isp as u8, 2)
 }
 
@@ -126,4 +133,64 @@ pub fn cache(isp: usize) -> String {
 #[must_use]
 pub fn cache_address(isp: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 3, isp as u8, 10)
+}
+
+/// Namespace of the transit's router that is our neighbour on an interconnect.
+#[must_use]
+pub fn transit(exchange: usize) -> String {
+    format!("transit-{}", exchange + 1)
+}
+
+/// A transit's router on its interconnect with our edge.
+#[must_use]
+pub fn exchange_transit(exchange: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, exchange as u8, 2)
+}
+
+/// The transit's device for an ISP, or for all other networks.
+#[must_use]
+pub fn handover_device(to: Option<usize>) -> String {
+    to.map_or_else(|| ELSEWHERE.to_owned(), |isp| format!("isp-{}", isp + 1))
+}
+
+/// A transit's router on its link to an ISP; `None`: to all other networks.
+#[must_use]
+pub fn handover_near(exchange: usize, to: Option<usize>) -> Ipv4Addr {
+    handover(exchange, to, 1)
+}
+
+/// The ISP's border router, or all other networks, on that link.
+#[must_use]
+pub fn handover_far(exchange: usize, to: Option<usize>) -> Ipv4Addr {
+    handover(exchange, to, 2)
+}
+
+fn handover(exchange: usize, to: Option<usize>, host: u8) -> Ipv4Addr {
+    /// More than there may be ISPs.
+    const OTHERS: u8 = 250;
+    let net = to.map_or(OTHERS, |isp| isp as u8);
+    Ipv4Addr::new(10, FIRST_TRANSIT_NET + exchange as u8, net, host)
+}
+
+/// The second octet of the transits' links begins here.
+const FIRST_TRANSIT_NET: u8 = 100;
+/// So many transits have a second octet.
+pub const TRANSITS_MAX: usize = 255 - FIRST_TRANSIT_NET as usize;
+
+/// Namespace of the node between an ISP's access router and some of its homes, where there is one.
+#[must_use]
+pub fn node(isp: usize) -> String {
+    format!("node-{}", isp + 1)
+}
+
+/// The access router on its link to the node.
+#[must_use]
+pub fn node_near(isp: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 4, isp as u8, 1)
+}
+
+/// The node on that link.
+#[must_use]
+pub fn node_far(isp: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 4, isp as u8, 2)
 }

@@ -1,4 +1,5 @@
-//! The traffic of a fault: real flows between two machines of the plan that fill one link.
+//! The traffic of a fault: real flows between two machines of the plan that fill one link, or what
+//! damages it.
 
 use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -12,9 +13,10 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use std::os::fd::AsRawFd;
 
 use crate::netns;
-use crate::plan::Route;
-use crate::scenario::Traffic;
+use crate::plan::{Plan, Port, Route};
+use crate::scenario::{Fault, Traffic};
 use crate::stage::Stage;
+use crate::wiring;
 
 /// Port of the receivers: one that the daemon does not watch.
 const PORT: u16 = 8873;
@@ -28,44 +30,68 @@ const DATAGRAMS_AT_ONCE: u16 = 4;
 /// keep the sender below the queue's limit, and nothing would ever be dropped.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// Traffic under way.
+/// A fault under way.
 #[derive(Debug)]
 pub struct Running {
     stage: Arc<Stage>,
     threads: Vec<JoinHandle<()>>,
+    damaged: Vec<Port>,
 }
 
 impl Running {
-    /// Ends the traffic and waits until its sockets are closed.
-    pub fn stop(self) {
+    /// Ends the traffic, waits until its sockets are closed, and repairs what was damaged.
+    ///
+    /// # Errors
+    /// If `tc` does not give a link its queue back.
+    pub fn stop(self) -> Result<()> {
         self.stage.end();
         for thread in self.threads {
             // A thread that panicked has said so on stderr.
             let _ = thread.join();
         }
+        for port in &self.damaged {
+            netns::batch("tc", Some(&port.namespace), &[wiring::repair(port)])?;
+        }
+        Ok(())
     }
 }
 
-/// Starts the traffic on its way.
+/// Starts what the fault is.
 ///
 /// # Errors
-/// If a socket cannot be opened, connected or set up.
-pub fn start(route: &Route, traffic: &Traffic) -> Result<Running> {
-    let stage = Arc::new(Stage::default());
-    let threads = match traffic {
-        Traffic::Tcp {
-            flows,
-            congestion_control,
-        } => start_tcp(route, *flows, congestion_control, &stage),
-        Traffic::Udp { rate_mbit } => start_udp(route, *rate_mbit, &stage),
+/// If a socket cannot be opened, connected or set up, or `tc` refuses to damage a link.
+pub fn start(plan: &Plan, fault: &Fault) -> Result<Running> {
+    let (place, name) = (*fault.fills.get_ref(), fault.name());
+    let mut running = Running {
+        stage: Arc::new(Stage::default()),
+        threads: Vec::new(),
+        damaged: Vec::new(),
+    };
+    if let Traffic::Damage { loss_share } = fault.traffic {
+        for port in plan.filled(place, name) {
+            let line = wiring::damage(port, loss_share);
+            netns::batch("tc", Some(&port.namespace), &[line])?;
+            running.damaged.push(port.clone());
+        }
+        return Ok(running);
     }
-    .with_context(|| {
-        format!(
-            "cannot send from {} ({}) to {} ({})",
-            route.from.0, route.from.1, route.to.0, route.to.1
-        )
-    })?;
-    Ok(Running { stage, threads })
+    for route in plan.fault_routes(place, name) {
+        let threads = match &fault.traffic {
+            Traffic::Tcp {
+                flows,
+                congestion_control,
+            } => start_tcp(&route, *flows, congestion_control, &running.stage),
+            Traffic::Udp { rate_mbit } => start_udp(&route, *rate_mbit, &running.stage),
+            Traffic::Damage { .. } => Ok(Vec::new()),
+        };
+        running.threads.extend(threads.with_context(|| {
+            format!(
+                "cannot send from {} ({}) to {} ({})",
+                route.from.0, route.from.1, route.to.0, route.to.1
+            )
+        })?);
+    }
+    Ok(running)
 }
 
 /// A socket made inside a namespace stays there whoever uses it.

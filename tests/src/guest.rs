@@ -118,7 +118,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
     let (reports, samples) = observers.stop()?;
     server.stop()?;
 
-    let phases = proof::phases(scenario, &samples);
+    let phases = proof::phases(scenario, &plan, &samples);
     show.proof(&phases, &proof::viewers(scenario, &plan, &reports));
     let contradictions: Vec<String> = phases
         .iter()
@@ -260,15 +260,12 @@ fn play_timeline(
         match due {
             Due::FaultBegins(index) => {
                 log.show.fault(now_s, scenario, index, true);
-                let fault = &scenario.faults[index];
-                let name = fault.name.as_ref().map_or("", |name| name.get_ref());
-                let route = plan.fault_route(*fault.fills.get_ref(), name);
-                running[index] = Some(cross::start(&route, &fault.traffic)?);
+                running[index] = Some(cross::start(plan, &scenario.faults[index])?);
             }
             Due::FaultEnds(index) => {
                 log.show.fault(now_s, scenario, index, false);
                 if let Some(traffic) = running[index].take() {
-                    traffic.stop();
+                    traffic.stop()?;
                 }
             }
             Due::Move(index) => {
@@ -370,7 +367,7 @@ fn write_truth(scenario: &Scenario, clock: &Clock, out: &Path) -> Result<()> {
         .iter()
         .map(|truth| {
             json!({
-                "segments": [truth.segment],
+                "segments": truth.segments.all(),
                 "interconnect": truth.interconnect.as_ref().map(toml::Spanned::get_ref),
                 "isp": truth.isp.as_ref().map(toml::Spanned::get_ref),
                 "prefix": truth.prefix.as_ref().map(toml::Spanned::get_ref),

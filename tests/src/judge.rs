@@ -3,7 +3,8 @@
 //! A *name* is a degraded verdict whose set holds one segment. A set that holds the truth among
 //! others is honest but names nobody: it is neither right nor wrong. Wrong is every name and
 //! every set that leaves the truth out, whenever it was said; before a fault there is no truth
-//! to say, so there every name and every set is wrong.
+//! to say, so there every name and every set is wrong. Where the truth is that several segments
+//! cannot be told apart, the set of exactly those is right, and one without any of them is wrong.
 //!
 //! The *final verdict* about a truth is what most of the last [`FINAL_WINDOWS`] full windows of
 //! its time say: one window may be late or thin, but a lucky last one is not enough.
@@ -131,7 +132,7 @@ fn blames(verdict: &Verdict) -> bool {
 
 /// Whether the verdict names this truth and nothing else.
 fn names(verdict: &Verdict, truth: &Truth) -> bool {
-    verdict.segments.len() == 1 && points_at(verdict, truth)
+    verdict.segments.len() == truth.segments.all().len() && points_at(verdict, truth)
 }
 
 /// Whether the verdict's set holds the truth, about the right place. A name must say the place; a
@@ -143,7 +144,11 @@ fn points_at(verdict: &Verdict, truth: &Truth) -> bool {
         None => true,
     };
     blames(verdict)
-        && verdict.segments.contains(&truth.segment)
+        && truth
+            .segments
+            .all()
+            .iter()
+            .all(|segment| verdict.segments.contains(segment))
         && agrees(&verdict.interconnect, &truth.interconnect)
         && agrees(&verdict.isp, &truth.isp)
         && agrees(&verdict.prefix, &truth.prefix)
@@ -225,7 +230,14 @@ fn most_said(windows: &[Vec<&Said>]) -> String {
 /// A truth in words.
 #[must_use]
 pub fn truth_in_words(truth: &Truth) -> String {
-    let mut words = truth.segment.clone();
+    let mut words = match truth.segments.all() {
+        [one] => one.clone(),
+        several => {
+            let mut several = several.to_vec();
+            several.sort();
+            format!("{{{}}}", several.join(", "))
+        }
+    };
     for part in [&truth.interconnect, &truth.isp, &truth.prefix]
         .into_iter()
         .flatten()
@@ -316,6 +328,16 @@ mod tests {
         assert!(outcome.wrong.is_empty());
         assert!(!outcome.answers[0].right);
         assert_eq!(outcome.answers[0].said, "{interconnect, isp} ix-east");
+    }
+
+    #[test]
+    fn of_a_truth_of_two_segments_only_the_set_of_both_is_right() {
+        let truth = truths("segment = [\"transit\", \"isp\"]\nfrom_s = 25\nto_s = 60");
+        let outcome = |segments: &[&str]| judge(&lead_in_then(segments, ""), &truth, 60.0);
+        assert!(outcome(&["isp", "transit"]).passed());
+        let wider = outcome(&["transit", "isp", "interconnect"]);
+        assert!(wider.wrong.is_empty() && !wider.answers[0].right);
+        assert_eq!(outcome(&["isp"]).wrong.len(), 5);
     }
 
     #[test]

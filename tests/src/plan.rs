@@ -8,20 +8,27 @@
 //! ```
 //!
 //! Only the direction toward the homes has rates and queues: the uplink's in `video`, the port's
-//! in `edge`, the core's in `border-*`, the line's in `access-*`. The way back is clean, and a
-//! home delays what it sends by its base round trip. An exchange is one network on which every
+//! in `edge`, the core's in `border-*`, the line's in `access-*`. The way back is clean unless an
+//! ISP's `back` limits it (`core` in `access-*`), and a home delays what it sends by its base round
+//! trip. An exchange is one network on which every
 //! border router is a member (macvlan devices over the far end of our port), so that one port
 //! leads to both ISPs, as at an internet exchange. `content` is another server behind our edge,
 //! `elsewhere` stands for all other networks, and a `cache` stands beside each access router, as
 //! large services keep them inside ISPs. Their own links have no limits.
+//!
+//! Where a scenario has them: a switch `backbone` between `video`, another machine `office` of ours
+//! and `edge`; a router `transit-*` in place of an exchange, with a link into every `border` and
+//! one to `elsewhere`; and a router `node-*` between `access-*` and some of the homes.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 
 use crate::addresses::{
-    CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, FIRST_GATEWAY, VIDEO, VIDEO_ADDRESS, access, border,
-    cache, cache_address, core_far, exchange_elsewhere, port_device, transit_far,
+    BACKBONE, CONTENT, CONTENT_ADDRESS, EDGE, ELSEWHERE, FIRST_GATEWAY, OFFICE, OFFICE_ADDRESS,
+    TRANSITS_MAX, VIDEO, VIDEO_ADDRESS, access, border, cache, cache_address, core_far,
+    elsewhere_far, exchange_border, exchange_elsewhere, exchange_transit, handover_device,
+    handover_far, node, node_far, port_device, transit,
 };
 use crate::routes::Source;
 use crate::scenario::{Link, Place, Scenario};
@@ -48,6 +55,8 @@ pub struct Home {
     pub interconnect: usize,
     /// Which ISP it is a customer of (index into the scenario's list).
     pub isp: usize,
+    /// Whether it is behind the ISP's node.
+    pub on_node: bool,
     /// Round trip to the video host when nothing queues, in milliseconds.
     pub base_rtt_ms: u32,
 }
@@ -59,6 +68,16 @@ impl Home {
         let [a, b, c, _] = self.address.octets();
         format!("{a}.{b}.{c}.0/24")
     }
+
+    /// Namespace of the router that its line is at.
+    #[must_use]
+    pub fn router(&self) -> String {
+        if self.on_node {
+            node(self.isp)
+        } else {
+            access(self.isp)
+        }
+    }
 }
 
 /// A queue on the way to the homes.
@@ -66,7 +85,8 @@ impl Home {
 pub struct Port {
     /// What it stands for.
     pub place: Place,
-    /// Interconnect's or ISP's name, home's address; empty for the host.
+    /// Interconnect's or ISP's name, home's address; empty for what is our own. A transit's link into
+    /// an ISP has both names.
     pub name: String,
     /// Namespace whose egress it is.
     pub namespace: String,
@@ -98,6 +118,8 @@ pub struct Plan {
     pub interconnects: Vec<String>,
     /// Their origin AS numbers.
     pub asns: Vec<u32>,
+    /// The transit's AS number behind each interconnect; `None`: the ISPs are there themselves.
+    pub transits: Vec<Option<u32>>,
     /// Where the daemon learns the routes from.
     pub routes: Source,
 }
@@ -131,12 +153,22 @@ impl Plan {
             "{} interconnects are more than the {GATEWAYS_MAX} that the video host has gateways for",
             scenario.interconnects.len()
         );
+        ensure!(
+            scenario.interconnects.len() <= TRANSITS_MAX,
+            "{} interconnects are more than the {TRANSITS_MAX} that are possible",
+            scenario.interconnects.len()
+        );
         let mut plan = Self {
             homes: place_homes(scenario),
             ports: Vec::new(),
             isps: names(scenario.isps.iter().map(|isp| isp.name.get_ref())),
             interconnects: names(scenario.interconnects.iter().map(|i| i.name.get_ref())),
             asns: scenario.isps.iter().map(|isp| isp.asn).collect(),
+            transits: scenario
+                .interconnects
+                .iter()
+                .map(|interconnect| interconnect.transit.map(|transit| transit.asn))
+                .collect(),
             routes: scenario.routes,
         };
         plan.ports = plan.place_ports(scenario);
@@ -151,6 +183,13 @@ impl Plan {
             device: "eth0".to_owned(),
             link: scenario.video_host.uplink,
         }];
+        ports.extend(scenario.own_network.map(|own| Port {
+            place: Place::OwnNetwork,
+            name: String::new(),
+            namespace: BACKBONE.to_owned(),
+            device: EDGE.to_owned(),
+            link: own.backbone,
+        }));
         for (index, interconnect) in scenario.interconnects.iter().enumerate() {
             ports.push(Port {
                 place: Place::Interconnect,
@@ -159,6 +198,16 @@ impl Plan {
                 device: port_device(index),
                 link: interconnect.port,
             });
+            let Some(carrier) = interconnect.transit else {
+                continue;
+            };
+            ports.extend(scenario.isps.iter().enumerate().map(|(isp, to)| Port {
+                place: Place::Handover,
+                name: handover_name(interconnect.name.get_ref(), to.name.get_ref()),
+                namespace: transit(index),
+                device: handover_device(Some(isp)),
+                link: carrier.handover,
+            }));
         }
         for (index, isp) in scenario.isps.iter().enumerate() {
             ports.push(Port {
@@ -168,12 +217,26 @@ impl Plan {
                 device: "core".to_owned(),
                 link: isp.core,
             });
+            ports.extend(isp.node.map(|below| Port {
+                place: Place::AccessNode,
+                name: isp.name.get_ref().clone(),
+                namespace: access(index),
+                device: "node".to_owned(),
+                link: below.link,
+            }));
+            ports.extend(isp.back.map(|link| Port {
+                place: Place::IspBack,
+                name: isp.name.get_ref().clone(),
+                namespace: access(index),
+                device: "core".to_owned(),
+                link,
+            }));
         }
         for home in &self.homes {
             ports.push(Port {
                 place: Place::Home,
                 name: home.address.to_string(),
-                namespace: access(home.isp),
+                namespace: home.router(),
                 device: home.namespace.clone(),
                 link: scenario.isps[home.isp].access,
             });
@@ -181,14 +244,56 @@ impl Plan {
         ports
     }
 
-    /// The way of the traffic that fills `place`, past every other queue of the plan. What fills a
-    /// home's line comes from inside its ISP, as from one of the caches that large services keep
-    /// there.
+    /// The queues that a fault of `place` fills: several where it is a transit's link into an ISP.
+    pub fn filled<'a>(&'a self, place: Place, name: &'a str) -> impl Iterator<Item = &'a Port> {
+        self.ports.iter().filter(move |port| {
+            let is_into = || {
+                let mut transits = self.interconnects.iter();
+                transits.any(|transit| port.name == handover_name(transit, name))
+            };
+            port.place == place && (port.name == name || place == Place::Handover && is_into())
+        })
+    }
+
+    /// Whether any interconnect leads to a transit.
+    #[must_use]
+    pub fn has_transits(&self) -> bool {
+        self.transits.iter().any(Option::is_some)
+    }
+
+    /// The neighbour of our edge through which an ISP is reached on an interconnect.
+    #[must_use]
+    pub fn next_hop(&self, interconnect: usize, isp: usize) -> Ipv4Addr {
+        match self.transits[interconnect] {
+            Some(_) => exchange_transit(interconnect),
+            None => exchange_border(interconnect, isp),
+        }
+    }
+
+    /// The ways of the traffic that fills `place`, past every other queue of the plan that its fault
+    /// does not fill. What fills a home's line comes from inside its ISP, as from one of the
+    /// caches that large services keep there.
     ///
     /// # Panics
     /// If the scenario was not checked: `name` must be known.
     #[must_use]
-    pub fn fault_route(&self, place: Place, name: &str) -> Route {
+    pub fn fault_routes(&self, place: Place, name: &str) -> Vec<Route> {
+        if place != Place::Handover {
+            return vec![self.fault_route(place, name)];
+        }
+        let isp = self.isps.iter().position(|known| known == name);
+        let transits = self.transits.iter().enumerate();
+        transits
+            .filter(|(_, transit)| transit.is_some())
+            .zip(isp.into_iter().cycle())
+            .map(|((at, _), isp)| Route {
+                from: (ELSEWHERE.to_owned(), handover_far(at, None)),
+                to: (border(isp), handover_far(at, Some(isp))),
+            })
+            .collect()
+    }
+
+    fn fault_route(&self, place: Place, name: &str) -> Route {
         let index = |names: &[String]| {
             let found = names.iter().position(|known| known == name);
             found.expect("the scenario's check knows every name")
@@ -198,18 +303,39 @@ impl Plan {
                 from: (VIDEO.to_owned(), VIDEO_ADDRESS),
                 to: (CONTENT.to_owned(), CONTENT_ADDRESS),
             },
-            Place::Interconnect => Route {
-                from: (CONTENT.to_owned(), CONTENT_ADDRESS),
-                to: (
-                    ELSEWHERE.to_owned(),
-                    exchange_elsewhere(index(&self.interconnects)),
-                ),
+            Place::OwnNetwork => Route {
+                from: (OFFICE.to_owned(), OFFICE_ADDRESS),
+                to: (CONTENT.to_owned(), CONTENT_ADDRESS),
             },
-            Place::Isp => {
+            Place::Interconnect => {
+                let at = index(&self.interconnects);
+                Route {
+                    from: (CONTENT.to_owned(), CONTENT_ADDRESS),
+                    to: match self.transits[at] {
+                        Some(_) => (transit(at), exchange_transit(at)),
+                        None => (ELSEWHERE.to_owned(), exchange_elsewhere(at)),
+                    },
+                }
+            }
+            Place::Isp | Place::Handover => {
                 let isp = index(&self.isps);
                 Route {
-                    from: (ELSEWHERE.to_owned(), transit_far(isp)),
+                    from: (ELSEWHERE.to_owned(), elsewhere_far(isp)),
                     to: (access(isp), core_far(isp)),
+                }
+            }
+            Place::AccessNode => {
+                let isp = index(&self.isps);
+                Route {
+                    from: (cache(isp), cache_address(isp)),
+                    to: (node(isp), node_far(isp)),
+                }
+            }
+            Place::IspBack => {
+                let isp = index(&self.isps);
+                Route {
+                    from: (cache(isp), cache_address(isp)),
+                    to: (ELSEWHERE.to_owned(), elsewhere_far(isp)),
                 }
             }
             Place::Home => {
@@ -239,6 +365,10 @@ impl Plan {
     }
 }
 
+fn handover_name(transit: &str, isp: &str) -> String {
+    format!("{transit} into {isp}")
+}
+
 fn names<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
     names.cloned().collect()
 }
@@ -258,6 +388,9 @@ fn place_homes(scenario: &Scenario) -> Vec<Home> {
                     address: Ipv4Addr::new(198, 18, prefix, (FIRST_HOME + within) as u8),
                     interconnect,
                     isp,
+                    on_node: network
+                        .node
+                        .is_some_and(|node| index / scenario.homes.per_prefix < node.prefixes),
                     base_rtt_ms: low + spread as u32,
                 });
                 if within + 1 == scenario.homes.per_prefix {
@@ -304,7 +437,7 @@ mod tests {
 
     #[test]
     fn traffic_that_fills_an_interconnect_never_enters_an_isp() {
-        let route = plan("interconnect").fault_route(Place::Interconnect, "ix-west");
+        let route = &plan("interconnect").fault_routes(Place::Interconnect, "ix-west")[0];
         assert_eq!(route.from.0, CONTENT);
         assert_eq!(route.to, (ELSEWHERE.to_owned(), exchange_elsewhere(1)));
     }
@@ -312,8 +445,27 @@ mod tests {
     #[test]
     fn traffic_that_fills_a_home_crosses_only_its_line() {
         let plan = plan("last-mile");
-        let route = plan.fault_route(Place::Home, "198.18.2.10");
+        let route = &plan.fault_routes(Place::Home, "198.18.2.10")[0];
         assert_eq!(route.from.0, "cache-1");
         assert_eq!(route.to.0, "home-2-0");
+    }
+
+    #[test]
+    fn a_full_handover_is_full_at_every_transit_and_into_one_isp() {
+        let plan = plan("handover-2014");
+        let names = |place| {
+            plan.filled(place, "Northnet")
+                .map(|port| port.name.as_str())
+        };
+        assert_eq!(
+            Vec::from_iter(names(Place::Handover)),
+            ["transit-a into Northnet", "transit-b into Northnet"]
+        );
+        let routes = plan.fault_routes(Place::Handover, "Northnet");
+        assert_eq!(
+            Vec::from_iter(routes.iter().map(|way| &way.to.0)),
+            ["border-1"; 2]
+        );
+        assert_ne!(routes[0].to.1, routes[1].to.1);
     }
 }

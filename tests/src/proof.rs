@@ -47,13 +47,7 @@ impl Load {
     /// What it stands for, in words.
     #[must_use]
     pub fn label(&self) -> String {
-        let kind = match self.place {
-            Place::Host => return "our own uplink".to_owned(),
-            Place::Interconnect => "port to",
-            Place::Isp => "core of",
-            Place::Home => "line of",
-        };
-        format!("{kind} {}", self.name)
+        link_in_words(self.place, &self.name)
     }
 }
 
@@ -64,8 +58,8 @@ pub struct Phase {
     pub from_s: f64,
     /// Seconds after the start.
     pub to_s: f64,
-    /// The queue that should be full; none before and without a fault.
-    pub full: Option<(Place, String)>,
+    /// The queues that should be full; none before and without a fault.
+    pub full: Vec<(Place, String)>,
     /// Queues that other faults fill for a part of this time.
     pub partly_full: Vec<(Place, String)>,
     /// All queues, the longest wait first.
@@ -73,6 +67,13 @@ pub struct Phase {
 }
 
 impl Phase {
+    /// Whether this should be full.
+    #[must_use]
+    pub fn is_full(&self, load: &Load) -> bool {
+        let mut full = self.full.iter();
+        full.any(|(place, name)| (*place, name) == (load.place, &load.name))
+    }
+
     /// What contradicts the truth, in words; empty when the truth held.
     #[must_use]
     pub fn contradictions(&self) -> Vec<String> {
@@ -81,9 +82,7 @@ impl Phase {
             if self.partly_full.contains(&(load.place, load.name.clone())) {
                 continue;
             }
-            let should = self.full.as_ref();
-            let should_be_full =
-                should.is_some_and(|(place, name)| (*place, name) == (load.place, &load.name));
+            let should_be_full = self.is_full(load);
             let facts = format!(
                 "{}: wait {:.1} ms, {} dropped ({:.2} %) from {:.0} s to {:.0} s",
                 load.label(),
@@ -105,30 +104,46 @@ impl Phase {
 
 /// Splits the run into the time before the first fault and each fault's time.
 #[must_use]
-pub fn phases(scenario: &Scenario, samples: &[Sample]) -> Vec<Phase> {
+pub fn phases(scenario: &Scenario, plan: &Plan, samples: &[Sample]) -> Vec<Phase> {
     let end_s = *scenario.duration_s.get_ref();
     let first_s = scenario.faults.iter().map(|fault| fault.from_s);
     let mut phases = vec![phase(samples, 0.0, first_s.fold(end_s, f64::min))];
     for (index, fault) in scenario.faults.iter().enumerate() {
         let to_s = *fault.to_s.get_ref();
         let mut phase = phase(samples, fault.from_s + FILL_S, to_s);
-        phase.full = Some(filled_by(fault));
+        phase.full = filled_by(plan, fault);
         let others = scenario.faults.iter().enumerate();
         phase.partly_full = others
             .filter(|(other, _)| *other != index)
             .filter(|(_, other)| other.from_s < to_s && *other.to_s.get_ref() > fault.from_s)
-            .map(|(_, other)| filled_by(other))
-            .filter(|other| phase.full.as_ref() != Some(other))
+            .flat_map(|(_, other)| filled_by(plan, other))
+            .filter(|other| !phase.full.contains(other))
             .collect();
         phases.push(phase);
     }
     phases
 }
 
-/// The queue a fault fills.
-fn filled_by(fault: &Fault) -> (Place, String) {
-    let name = fault.name.as_ref().map(|name| name.get_ref().clone());
-    (*fault.fills.get_ref(), name.unwrap_or_default())
+/// The queues a fault fills.
+fn filled_by(plan: &Plan, fault: &Fault) -> Vec<(Place, String)> {
+    let ports = plan.filled(*fault.fills.get_ref(), fault.name());
+    ports.map(|port| (port.place, port.name.clone())).collect()
+}
+
+/// A link, in words.
+#[must_use]
+pub fn link_in_words(place: Place, name: &str) -> String {
+    let kind = match place {
+        Place::Host => return "our own uplink".to_owned(),
+        Place::OwnNetwork => return "our own backbone".to_owned(),
+        Place::Interconnect => "port to",
+        Place::Handover => "link of",
+        Place::Isp => "core of",
+        Place::AccessNode => "node of",
+        Place::IspBack => "way back from",
+        Place::Home => "line of",
+    };
+    format!("{kind} {name}")
 }
 
 fn phase(samples: &[Sample], from_s: f64, to_s: f64) -> Phase {
@@ -150,7 +165,7 @@ fn phase(samples: &[Sample], from_s: f64, to_s: f64) -> Phase {
     Phase {
         from_s,
         to_s,
-        full: None,
+        full: Vec::new(),
         partly_full: Vec::new(),
         loads,
     }
@@ -159,8 +174,9 @@ fn phase(samples: &[Sample], from_s: f64, to_s: f64) -> Phase {
 /// How one queue did, from its samples in the order of time.
 fn load(samples: &[&Sample]) -> Load {
     let (first, last) = (samples[0], samples[samples.len() - 1]);
-    let bytes = (last.bytes - first.bytes) as f64;
-    let drops = last.drops - first.drops;
+    // A repaired link's queue counts anew.
+    let bytes = last.bytes.saturating_sub(first.bytes) as f64;
+    let drops = last.drops.saturating_sub(first.drops);
     let mut waiting_ms: Vec<f64> = samples.iter().map(|sample| sample.waiting_ms).collect();
     waiting_ms.sort_by(f64::total_cmp);
     let seconds = (last.at_s - first.at_s).max(f64::EPSILON);
@@ -250,12 +266,15 @@ pub fn viewers(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) -> Vec
 }
 
 fn is_behind(plan: &Plan, home: &Home, fault: &Fault) -> bool {
-    let name = fault.name.as_ref().map(|name| name.get_ref().as_str());
+    let name = fault.name();
+    let is_of = plan.isps[home.isp] == name;
     match fault.fills.get_ref() {
-        Place::Host => true,
-        Place::Interconnect => Some(plan.interconnects[home.interconnect].as_str()) == name,
-        Place::Isp => Some(plan.isps[home.isp].as_str()) == name,
-        Place::Home => Some(home.address.to_string().as_str()) == name,
+        Place::Host | Place::OwnNetwork => true,
+        Place::Interconnect => plan.interconnects[home.interconnect] == name,
+        Place::Handover => is_of && plan.transits[home.interconnect].is_some(),
+        Place::Isp | Place::IspBack => is_of,
+        Place::AccessNode => is_of && home.on_node,
+        Place::Home => home.address.to_string() == name,
     }
 }
 
@@ -311,8 +330,9 @@ mod tests {
 
     fn contradictions(samples: &[Sample]) -> Vec<String> {
         let scenario = Scenario::load("interconnect").unwrap();
+        let plan = Plan::new(&scenario).unwrap();
         // The lead-in of these samples is as full as the fault: only the fault's time counts.
-        phases(&scenario, samples)[1].contradictions()
+        phases(&scenario, &plan, samples)[1].contradictions()
     }
 
     #[test]
@@ -335,7 +355,8 @@ mod tests {
         scenario.faults.push(core);
         let mut all = samples(Place::Interconnect, "ix-east", 60.0, 1);
         all.extend(samples(Place::Isp, "Northnet", 60.0, 1));
-        let found = phases(&scenario, &all)[1].contradictions();
+        let plan = Plan::new(&scenario).unwrap();
+        let found = phases(&scenario, &plan, &all)[1].contradictions();
         assert_eq!(found, Vec::<String>::new());
     }
 

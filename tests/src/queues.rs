@@ -36,7 +36,7 @@ pub struct Sample {
     pub at_s: f64,
     /// What the queue stands for.
     pub place: Place,
-    /// Interconnect's or ISP's name, home's address; empty for the host.
+    /// The port's name, as the plan has it.
     pub name: String,
     /// Bytes that left the queue.
     pub bytes: u64,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::addresses::{EDGE, VIDEO, exchange_border, exchange_gateway};
+use crate::addresses::{EDGE, VIDEO, exchange_gateway};
 use crate::netns;
 use crate::plan::Plan;
 use crate::routers::Routers;
@@ -74,7 +74,7 @@ impl Rerouting {
             }
             (None, _) => {
                 self.write(PREFIXES_FILE, &self.ways.csv(&self.plan))?;
-                let lines = replace(exchange_border(way.interconnect, way.isp));
+                let lines = replace(self.plan.next_hop(way.interconnect, way.isp));
                 netns::batch("ip", Some(EDGE), &lines)?;
             }
         }

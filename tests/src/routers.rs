@@ -111,7 +111,7 @@ impl Routers {
             let pid = Pid::from_raw(i32::try_from(child.id())?);
             routers.borders.push((file, pid));
         }
-        let converged = fib::await_gateways(EDGE, ways.next_hops(), CONVERGED_WITHIN);
+        let converged = fib::await_gateways(EDGE, ways.next_hops(plan), CONVERGED_WITHIN);
         if converged.is_err() {
             // That one is gone tells more.
             routers.ensure_alive()?;
@@ -157,7 +157,7 @@ impl Routers {
         let (file, pid) = &self.borders[isp];
         write(file, &border_bird(plan, ways, isp))?;
         kill(*pid, Signal::SIGHUP).context("cannot signal an ISP's router")?;
-        fib::await_gateways(EDGE, ways.next_hops(), REROUTED_WITHIN)
+        fib::await_gateways(EDGE, ways.next_hops(plan), REROUTED_WITHIN)
     }
 
     /// Ends them.

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::{Spanned, Table, Value};
 
-use crate::addresses::{EDGE_ASN, VIDEO_ADDRESS, exchange_border, exchange_gateway, gateway};
+use crate::addresses::{EDGE_ASN, VIDEO_ADDRESS, exchange_gateway, gateway};
 use crate::plan::Plan;
 
 /// Where the station for BMP listens, on the video host.
@@ -111,29 +111,35 @@ impl Ways {
 
     /// The neighbour on whose exchange address a prefix is reached from our edge.
     #[must_use]
-    pub fn next_hops(&self) -> Vec<(String, Ipv4Addr)> {
-        let next_hop = |way: &Way| exchange_border(way.interconnect, way.isp);
+    pub fn next_hops(&self, plan: &Plan) -> Vec<(String, Ipv4Addr)> {
+        let next_hop = |way: &Way| plan.next_hop(way.interconnect, way.isp);
         let hops = self.0.iter().map(|way| (way.prefix.clone(), next_hop(way)));
         hops.collect()
     }
 
-    /// The daemon's prefix table: `prefix,origin_asn,isp,interconnect`. Where the kernel tells the
-    /// way, that column is empty, and another one says what no kernel knows: that our neighbour on
-    /// the exchange is the ISP itself.
+    /// The daemon's prefix table: `prefix,origin_asn,isp,interconnect`. Another column says whose the
+    /// neighbour is where not all are the ISPs themselves, and where the kernel tells the way, which
+    /// does not know it; the interconnect's is empty there.
     #[must_use]
     pub fn csv(&self, plan: &Plan) -> String {
         let mut text = "prefix,origin_asn,isp,interconnect".to_owned();
-        if plan.routes == Source::Kernel {
+        let by_kernel = plan.routes == Source::Kernel;
+        let with_neighbours = by_kernel || plan.has_transits();
+        if with_neighbours {
             text += ",peer_asn";
         }
         text.push('\n');
         for way in &self.0 {
             let (asn, isp) = (plan.asns[way.isp], &plan.isps[way.isp]);
             text += &format!("{},{asn},{isp},", way.prefix);
-            text += &match plan.routes {
-                Source::Kernel => format!(",{asn}\n"),
-                _ => format!("{}\n", plan.interconnects[way.interconnect]),
-            };
+            if !by_kernel {
+                text += &plan.interconnects[way.interconnect];
+            }
+            if with_neighbours {
+                let neighbour = plan.transits[way.interconnect].unwrap_or(asn);
+                text += &format!(",{neighbour}");
+            }
+            text.push('\n');
         }
         text
     }
@@ -158,7 +164,9 @@ pub fn configuration(plan: &Plan) -> Table {
     match plan.routes {
         Source::Csv => {
             path.insert("prefixes_csv".to_owned(), text(PREFIXES_FILE));
-            return path;
+            if !plan.has_transits() {
+                return path;
+            }
         }
         Source::Bgp => {
             let bmp = Table::from_iter([
@@ -181,15 +189,21 @@ pub fn configuration(plan: &Plan) -> Table {
     }
     let rules = plan.interconnects.iter().enumerate().map(|(index, name)| {
         let next_hops: Vec<String> = match plan.routes {
+            // The file names them.
+            Source::Csv => Vec::new(),
             Source::Kernel => vec![exchange_gateway(index).to_string()],
-            _ => (0..plan.isps.len())
-                .map(|isp| exchange_border(index, isp).to_string())
+            Source::Bgp => (0..plan.isps.len())
+                .map(|isp| plan.next_hop(index, isp).to_string())
                 .collect(),
+        };
+        let connectivity = match plan.transits[index] {
+            Some(_) => "transit",
+            None => "ix",
         };
         Table::from_iter([
             ("name".to_owned(), text(name)),
             ("next_hop".to_owned(), Value::from(next_hops)),
-            ("connectivity".to_owned(), text("ix")),
+            ("connectivity".to_owned(), text(connectivity)),
         ])
     });
     let rules: Vec<Value> = rules.map(Value::from).collect();
@@ -205,6 +219,11 @@ pub const ISP_NAMES_FILE: &str = "isps.csv";
 /// What keeps a scenario's own numbers from ours, in words; `None`: nothing.
 #[must_use]
 pub fn conflict(plan: &Plan) -> Option<String> {
+    if plan.routes == Source::Bgp && plan.has_transits() {
+        return Some(
+            "the lab's transits speak no BGP: take routes = \"csv\" or \"kernel\"".to_owned(),
+        );
+    }
     let ours = plan.asns.iter().position(|asn| *asn == EDGE_ASN)?;
     (plan.routes == Source::Bgp).then(|| {
         format!(
@@ -261,8 +280,8 @@ mod tests {
         assert_eq!(changed.count(), 1);
         assert!(
             after
-                .next_hops()
-                .contains(&("198.18.1.0/24".to_owned(), exchange_border(1, 0)))
+                .next_hops(&plan)
+                .contains(&("198.18.1.0/24".to_owned(), plan.next_hop(1, 0)))
         );
     }
 }

@@ -13,11 +13,11 @@ use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Port};
 use crate::routes::{Move, Source, conflict};
 
 /// The scenarios that come with the program, by name.
-pub const BUILT_IN: [(&str, &str); 6] = [
+pub const BUILT_IN: [(&str, &str); 7] = [
     ("healthy", include_str!("../scenarios/healthy.toml")),
     ("last-mile", include_str!("../scenarios/last-mile.toml")),
     (
@@ -30,7 +30,14 @@ pub const BUILT_IN: [(&str, &str); 6] = [
         "moved-prefix",
         include_str!("../scenarios/moved-prefix.toml"),
     ),
+    (
+        "handover-2014",
+        include_str!("../scenarios/handover-2014.toml"),
+    ),
 ];
+
+/// What a damaged link loses at least: below, the proof would call it quiet.
+const DAMAGE_MIN: f64 = 0.01;
 
 /// One scenario, as its file says it.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +54,8 @@ pub struct Scenario {
     pub routes: Source,
     /// Our own machine.
     pub video_host: VideoHost,
+    /// What all of our machines share on the way to our edge router; absent: nothing.
+    pub own_network: Option<OwnNetwork>,
     /// Links by which traffic leaves our network, at least one.
     #[serde(rename = "interconnect")]
     pub interconnects: Vec<Interconnect>,
@@ -85,7 +94,16 @@ pub struct VideoHost {
     pub congestion_control: String,
 }
 
-/// A port of our edge router and the exchange network behind it, where every ISP is a member.
+/// Our own network between our machines and our edge router.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnNetwork {
+    /// The link to the edge router.
+    pub backbone: Link,
+}
+
+/// A port of our edge router and the exchange network behind it, where every ISP is a member; or a
+/// transit behind it, that leads to every ISP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Interconnect {
@@ -93,6 +111,28 @@ pub struct Interconnect {
     pub name: Spanned<String>,
     /// The queue of our port, toward the neighbours.
     pub port: Link,
+    /// The transit that is our neighbour there; absent: the ISPs are, at an exchange.
+    pub transit: Option<Transit>,
+}
+
+/// A network that carries our traffic to every ISP.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transit {
+    /// Its AS number.
+    pub asn: u32,
+    /// Its link into each ISP.
+    pub handover: Link,
+}
+
+/// What some homes of an ISP share behind its core.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// So many of the first prefixes of each pair are behind it.
+    pub prefixes: usize,
+    /// The link to it.
+    pub link: Link,
 }
 
 /// An access network: a border router, one core link, and an access line to every home.
@@ -107,6 +147,10 @@ pub struct Isp {
     pub core: Link,
     /// The line to each home, toward the home.
     pub access: Link,
+    /// What some of its homes share between core and lines; absent: nothing.
+    pub node: Option<Node>,
+    /// The core's way back, which everything shares that its homes send; absent: without limits.
+    pub back: Option<Link>,
     /// Round trip without any queue, from the first home to the last, in milliseconds.
     pub base_rtt_ms: [u32; 2],
 }
@@ -169,6 +213,8 @@ pub enum Queue {
     Codel {},
     /// The kernel's `fq_codel` with its default target (5 ms) and interval (100 ms).
     FqCodel {},
+    /// The kernel's `cake`, which shapes by itself.
+    Cake {},
 }
 
 /// Traffic that fills one link for a while.
@@ -177,7 +223,7 @@ pub enum Queue {
 pub struct Fault {
     /// Which link, and by what traffic's way: see [`Place`].
     pub fills: Spanned<Place>,
-    /// The interconnect's or ISP's name, or the home's address; absent for the host.
+    /// The interconnect's or ISP's name, or the home's address; absent for what is our own.
     pub name: Option<Spanned<String>>,
     /// Seconds after the start.
     pub from_s: f64,
@@ -187,16 +233,32 @@ pub struct Fault {
     pub traffic: Traffic,
 }
 
+impl Fault {
+    /// Its name; empty for what is our own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_ref().map_or("", |name| name.get_ref())
+    }
+}
+
 /// The link a fault fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// Other traffic of our own machine leaves by the same uplink.
     Host,
+    /// Another machine of ours sends through the same backbone.
+    OwnNetwork,
     /// Another server of ours sends to another network through the same port.
     Interconnect,
+    /// Another network sends into the ISP through every transit of ours.
+    Handover,
     /// Another network sends into the ISP, past all interconnects of ours.
     Isp,
+    /// The ISP's cache sends to that node of its.
+    AccessNode,
+    /// The ISP's cache sends to another network, the way that the homes' acknowledgements take.
+    IspBack,
     /// The home downloads from a cache inside its ISP.
     Home,
 }
@@ -218,14 +280,21 @@ pub enum Traffic {
         /// Its rate on the wire, in Mbit/s.
         rate_mbit: f64,
     },
+    /// Nothing fills it: the link is damaged, and loses packets at random.
+    Damage {
+        /// Which share of them.
+        loss_share: f64,
+    },
 }
 
 /// One thing that is true: who was congested, and from when to when.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Truth {
-    /// The segment, in the words of the log (`interconnect`, `isp`, `last_mile`, `host`).
-    pub segment: String,
+    /// The segment, in the words of the log (`interconnect`, `isp`, `last_mile`, `host`); or those
+    /// that nobody can tell apart, where only the set of all of them is right.
+    #[serde(rename = "segment")]
+    pub segments: Segments,
     /// The interconnect it is about, where it is about one.
     pub interconnect: Option<Spanned<String>>,
     /// The ISP it is about, where it is about one.
@@ -236,6 +305,27 @@ pub struct Truth {
     pub from_s: f64,
     /// Seconds after the start.
     pub to_s: Spanned<f64>,
+}
+
+/// One segment, or several that nobody can tell apart.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Segments {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+impl Segments {
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(segment) => std::slice::from_ref(segment),
+            Self::Several(segments) => segments,
+        }
+    }
 }
 
 fn default_congestion_control() -> String {
@@ -367,8 +457,12 @@ impl Scenario {
             );
         }
         let links = std::iter::once(&self.video_host.uplink)
+            .chain(self.own_network.iter().map(|own| &own.backbone))
             .chain(self.interconnects.iter().map(|i| &i.port))
-            .chain(self.isps.iter().flat_map(|isp| [&isp.core, &isp.access]));
+            .chain(self.transits().map(|transit| &transit.handover))
+            .chain(self.isps.iter().flat_map(|isp| [&isp.core, &isp.access]))
+            .chain(self.isps.iter().filter_map(|isp| isp.back.as_ref()))
+            .chain(self.nodes().map(|node| &node.link));
         for link in links {
             if link.rate_mbit.is_nan() || link.rate_mbit <= 0.0 {
                 return refuse(&self.name, "every link's rate_mbit must be more than 0");
@@ -398,16 +492,18 @@ impl Scenario {
     fn check_fault(&self, fault: &Fault, plan: &Plan) -> Result<(), Problem> {
         let place = *fault.fills.get_ref();
         match (place, &fault.name) {
-            (Place::Host, None) => Ok(()),
-            (Place::Host, Some(name)) => {
-                refuse(name, "a fault of the host has no name: there is one host")
+            (Place::Host | Place::OwnNetwork, None) => Ok(()),
+            (Place::Host | Place::OwnNetwork, Some(name)) => {
+                refuse(name, "a fault of our own has no name: there is one of us")
             }
             (_, None) => refuse(
                 &fault.fills,
                 "say which one: name = the interconnect, the ISP or the home's address",
             ),
             (Place::Interconnect, Some(name)) => self.check_interconnect(name),
-            (Place::Isp, Some(name)) => self.check_isp(name),
+            (Place::Handover | Place::Isp | Place::AccessNode | Place::IspBack, Some(name)) => {
+                self.check_isp(name)
+            }
             (Place::Home, Some(name)) => {
                 let known = plan
                     .homes
@@ -425,10 +521,49 @@ impl Scenario {
                     ),
                 )
             }
+        }?;
+        let ports: Vec<_> = plan.filled(place, fault.name()).collect();
+        if ports.is_empty() {
+            let missing = match place {
+                Place::OwnNetwork => "[own_network] backbone",
+                Place::Handover => "[[interconnect]] transit",
+                Place::AccessNode => "[[isp]] node",
+                _ => "[[isp]] back",
+            };
+            return refuse(
+                &fault.fills,
+                format!("there is no such link: {missing} is not given"),
+            );
+        }
+        let Traffic::Damage { loss_share } = fault.traffic else {
+            return Ok(());
+        };
+        if !(DAMAGE_MIN..=1.0).contains(&loss_share) {
+            return refuse(
+                &fault.fills,
+                format!("loss_share must be {DAMAGE_MIN} to 1: less is no congestion"),
+            );
+        }
+        let is_cake = |port: &&Port| matches!(port.link.queue, Queue::Cake {});
+        match ports.into_iter().find(is_cake) {
+            Some(_) => refuse(&fault.fills, "a link with the queue cake cannot be damaged"),
+            None => Ok(()),
         }
     }
 
+    fn transits(&self) -> impl Iterator<Item = &Transit> {
+        let transits = self.interconnects.iter();
+        transits.filter_map(|interconnect| interconnect.transit.as_ref())
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.isps.iter().filter_map(|isp| isp.node.as_ref())
+    }
+
     fn check_truth(&self, truth: &Truth, plan: &Plan) -> Result<(), Problem> {
+        if truth.segments.all().is_empty() {
+            return refuse(&truth.to_s, "a truth needs at least one segment");
+        }
         if let Some(name) = &truth.interconnect {
             self.check_interconnect(name)?;
         }
@@ -561,8 +696,15 @@ mod tests {
             }
             table
         };
+        let mut with_exchanges = stage(BUILT_IN[0].1);
         for (name, text) in BUILT_IN {
-            assert_eq!(stage(text), stage(BUILT_IN[0].1), "{name}");
+            let mut table = stage(text);
+            if name == "handover-2014" {
+                // Its transits are what it is about.
+                table.remove("interconnect");
+                with_exchanges.remove("interconnect");
+            }
+            assert_eq!(table, with_exchanges, "{name}");
         }
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::env;
 
 use crate::judge::{Outcome, Said, in_words};
-use crate::proof::Phase;
+use crate::proof::{Phase, link_in_words};
 use crate::reached::Reached;
-use crate::scenario::{Place, Scenario, Traffic};
+use crate::scenario::{Scenario, Traffic};
 
 /// Colours as terminals know them.
 const BOLD: &str = "1";
@@ -79,17 +79,17 @@ impl Show {
     /// A fault begins or ends.
     pub fn fault(&self, at_s: f64, scenario: &Scenario, index: usize, begins: bool) {
         let fault = &scenario.faults[index];
-        let name = fault.name.as_ref().map_or("", |name| name.get_ref());
-        let place = match fault.fills.get_ref() {
-            Place::Host => "our own uplink".to_owned(),
-            Place::Interconnect => format!("the port to {name}"),
-            Place::Isp => format!("the core of {name}"),
-            Place::Home => format!("the line of {name}"),
-        };
+        let place = link_in_words(*fault.fills.get_ref(), fault.name());
         let text = if begins {
             let traffic = match &fault.traffic {
                 Traffic::Tcp { flows, .. } => format!("{flows} bulk transfers fill"),
                 Traffic::Udp { rate_mbit } => format!("a stream of {rate_mbit} Mbit/s fills"),
+                Traffic::Damage { loss_share } => {
+                    format!(
+                        "{} % of the packets are lost at random:",
+                        loss_share * 100.0
+                    )
+                }
             };
             format!("-- fault begins: {traffic} {place} --")
         } else {
@@ -140,11 +140,10 @@ impl Show {
     pub fn proof(&self, phases: &[Phase], viewers: &[String]) {
         println!("\n{}", self.paint(BOLD, "the network, by its own counters"));
         for phase in phases {
-            let full = phase.full.as_ref();
             println!("  {:.0} s to {:.0} s", phase.from_s, phase.to_s);
             let mut others = 0;
             for load in &phase.loads {
-                let is_full = full == Some(&(load.place, load.name.clone()));
+                let is_full = phase.is_full(load);
                 // The busiest of the others is enough.
                 others += usize::from(!is_full);
                 if is_full || others == 1 {
