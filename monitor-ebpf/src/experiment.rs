@@ -5,10 +5,7 @@
 //! that could have to do with how it fares decides: what the two ways do to the same prefixes is
 //! then the difference between the ways.
 
-use crate::{
-    flow::FlowKey,
-    select::{self, Watch},
-};
+use crate::{flow::FlowKey, observe::Tables, select};
 
 /// What the daemon may change while the program runs.
 #[repr(C)]
@@ -37,18 +34,10 @@ pub struct Marking {
     pub traffic_class: u32,
 }
 
-/// Whether a connection between these ports, the local one first, is watched and sent another way.
+/// Whether a connection is sent another way: its handshake came by a device where it is watched, and
+/// the hash decides so.
 #[inline(always)]
-pub fn is_chosen<W: Watch>(
-    watch: &W,
-    experiment: &Experiment,
-    key: &FlowKey,
-    (local, remote): (u16, u16),
-) -> bool {
-    let Some(settings) = watch.settings() else {
-        return false;
-    };
-    select::ports(watch, settings, local, remote).is_ok()
-        && select::flow(watch, settings, key).is_ok()
-        && select::keyed_hash(key, experiment.key) < experiment.threshold
+pub fn is_chosen<T: Tables>(tables: &T, experiment: &Experiment, key: &FlowKey) -> bool {
+    select::keyed_hash(key, experiment.key) < experiment.threshold
+        && (tables.flow(key).is_some() || tables.pending(key).is_some())
 }

@@ -119,7 +119,8 @@ fn config(folder: &Folder, experiment: &str) -> String {
 
 fn experiment(share: f64) -> String {
     format!(
-        "[path.experiment]\nshare = {share}\nmark = {MARK}\ndscp = {DSCP}\ninterconnect = \"ix-b\"\n"
+        "[path.experiment]\nshare = {share}\nmark = {MARK}\ndscp = {DSCP}\ninterconnect = \"ix-b\"\n\
+         [[path.interconnect]]\nname = \"ix-b\"\nconnectivity = \"ix\"\ninterface = \"eth1\"\n"
     )
 }
 

@@ -4,7 +4,7 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_ops},
+    bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock, bpf_sock_ops},
     helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt},
     macros::sock_ops,
     programs::SockOpsContext,
@@ -20,6 +20,7 @@ use super::maps::Maps;
 
 const AF_INET: u32 = 2;
 const SOL_SOCKET: i32 = 1;
+const SO_PRIORITY: i32 = 12;
 const SO_MARK: i32 = 36;
 const SOL_IP: i32 = 0;
 const IP_TOS: i32 = 1;
@@ -55,7 +56,7 @@ fn accepted(ctx: &SockOpsContext) {
     let remote_port = field(ctx, |ops| unsafe { &raw const (*ops).remote_port });
     let remote_port = u32::from_be(remote_port) as u16;
     let (key, _) = FlowKey::new(address(ctx, Side::Local), local_port, remote, remote_port);
-    if !is_chosen(&Maps, experiment, &key, (local_port, remote_port)) {
+    if !is_chosen(&Maps, experiment, &key) {
         return;
     }
     Maps.count(if mark(ctx, remote, &experiment.marking) {
@@ -109,9 +110,24 @@ fn v6(word: impl Fn(usize) -> u32) -> Address {
     Address::v6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
+/// The socket; `None`: it is no full one.
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> Option<&bpf_sock> {
+    // SAFETY: a field of the context: a socket, or null.
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk.as_ref() }
+}
+
 /// Marks a socket; whether it took all of it. The mark makes it look for its route again.
 #[inline(always)]
 fn mark(ctx: &SockOpsContext, remote: Address, marking: &Marking) -> bool {
+    let Some(socket) = socket(ctx) else {
+        return false;
+    };
+    let (mark, priority) = (socket.mark, socket.priority);
+    if mark != 0 {
+        // Somebody's routing goes by it.
+        return false;
+    }
     // Of a socket for both families that talks IPv4 Linux lets no BPF program set the TOS, and its
     // IPv6 traffic class is on no packet: such a one refuses.
     let (level, name) = if remote.is_v4() {
@@ -119,7 +135,10 @@ fn mark(ctx: &SockOpsContext, remote: Address, marking: &Marking) -> bool {
     } else {
         (SOL_IPV6, IPV6_TCLASS)
     };
-    (marking.traffic_class == 0 || set(ctx, level, name, marking.traffic_class))
+    (marking.traffic_class == 0
+        || set(ctx, level, name, marking.traffic_class)
+            // Which queue of ours it waits in stays as it was: of IPv4 the TOS decides, too.
+            && set(ctx, SOL_SOCKET, SO_PRIORITY, priority))
         && set(ctx, SOL_SOCKET, SO_MARK, marking.mark)
 }
 

@@ -173,9 +173,10 @@ pub struct Experiment {
     /// What routers may go by: a DSCP (RFC 2474).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dscp: Option<u8>,
-    /// The interconnect through which they are sent then.
+    /// The interconnect through which they are sent then: one of `[[path.interconnect]]`, which says
+    /// what it has in common with others.
     pub interconnect: String,
-    /// The neighbour's AS there, where it is not told with the interconnect.
+    /// The neighbour's AS there, where its table does not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_asn: Option<u32>,
 }
@@ -196,7 +197,7 @@ impl Experiment {
 /// `[[path.interconnect]]`: an interconnect, and what a route must show to go through it. Each
 /// key that is present must match; a list means any of it. Without such a key it only describes
 /// an interconnect that a prefix file names.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct InterconnectRule {
     pub name: String,

@@ -3,6 +3,10 @@
 use super::chunks::LADDER_MAX;
 use super::{Config, EXPERIMENT_SHARE_MAX, MIN_MAX_FLOWS};
 use crate::flow::transition::SixRd;
+use crate::path::experiment::neighbour;
+
+/// The DSCP of class selector 1: scavenger traffic in many networks (RFC 3662).
+const CS1: u8 = 8;
 
 /// Every value out of its range, in the order of the file's sections.
 pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
@@ -157,14 +161,28 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
             "a mark other than 0, which every unmarked packet has",
         );
         check(
-            experiment.dscp.is_none_or(|dscp| (1..64).contains(&dscp)),
+            experiment
+                .dscp
+                .is_none_or(|dscp| (2..64).contains(&dscp) && dscp != CS1),
             &["path", "experiment", "dscp"],
-            "a DSCP of 1 to 63",
+            "a DSCP of 2 to 63 that does not ask for worse service, as 1 (RFC 8622) and 8 do",
+        );
+        let mut described = path
+            .interconnect
+            .iter()
+            .filter(|rule| rule.name == experiment.interconnect)
+            .peekable();
+        check(
+            described.peek().is_some(),
+            &["path", "experiment", "interconnect"],
+            "the name of a [[path.interconnect]], which says what it shares with others",
         );
         check(
-            !experiment.interconnect.is_empty(),
-            &["path", "experiment", "interconnect"],
-            "the name of the interconnect through which marked connections are sent",
+            described.any(|rule| rule.connectivity.is_some())
+                || neighbour(path, experiment).is_some(),
+            &["path", "experiment"],
+            "a peer_asn, or a [[path.interconnect]] of that name with one or with its connectivity: \
+             whether it leads to the ISPs themselves decides who can be named",
         );
     }
     if let Some(video) = &config.video {

@@ -72,7 +72,8 @@ fn the_example_shows_every_key() {
 
 #[test]
 fn an_experiment_is_small_and_marks_something() {
-    let right = "share = 0.05\nmark = 7\ninterconnect = \"b\"\n";
+    let right = "share = 0.05\nmark = 7\ninterconnect = \"b\"\n\
+                 [[path.interconnect]]\nname = \"b\"\nconnectivity = \"pni\"\n";
     let text = |of: &str| format!("[path.experiment]\n{of}");
     let config = Config::parse(&text(right), Path::new("x")).expect("right");
     let marking = config.path.experiment.expect("one").marking();
@@ -82,8 +83,14 @@ fn an_experiment_is_small_and_marks_something() {
         ("share = 0.05", "share = -0.1", "at most 0.1"),
         ("mark = 7\n", "", "missing field `mark`"),
         ("mark = 7", "mark = 0", "a mark other than 0"),
-        ("mark = 7", "mark = 7\ndscp = 64", "a DSCP of 1 to 63"),
-        ("\"b\"", "\"\"", "the name of the interconnect"),
+        ("mark = 7", "mark = 7\ndscp = 64", "a DSCP of 2 to 63"),
+        ("mark = 7", "mark = 7\ndscp = 8", "a DSCP of 2 to 63"),
+        (
+            "= \"b\"\n[[",
+            "= \"\"\n[[",
+            "the name of a [[path.interconnect]]",
+        ),
+        ("connectivity = \"pni\"\n", "", "a peer_asn, or"),
         ("share = 0.05\n", "", "missing field `share`"),
     ] {
         let text = refused(&text(&right.replace(from, to)));

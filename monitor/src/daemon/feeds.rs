@@ -25,6 +25,7 @@ use super::fib_feed::FibFeed;
 use super::files::Files;
 use crate::config::PathSources;
 use crate::path::KernelRoutes;
+use crate::path::experiment::OtherWay;
 use crate::path::followed::Affected;
 use crate::path::history::FeedState;
 use crate::path::mrt::{self, MrtError};
@@ -348,9 +349,12 @@ impl Worker {
                 Err(error) => tracing::error!("{error:#}; this host's routes are not used"),
             }
         }
-        if sources.experiment != self.sources.experiment {
+        let described = |sources: &PathSources| OtherWay::new(sources);
+        if sources.experiment != self.sources.experiment
+            || described(&sources) != described(&self.sources)
+        {
             // Marked already, whatever becomes of the files.
-            self.view.experiment = sources.experiment.clone().map(Arc::new);
+            self.view.experiment = OtherWay::new(&sources).map(Arc::new);
             self.view.experiment_since_us = Now::read().unix_us;
             self.publish(Affected::Everything);
         }

@@ -19,7 +19,12 @@ impl Daemon {
                 .then(|| JsonLines::open(&config.log.destination))
                 .transpose()?;
             self.live.run_experiment(config.path.experiment.as_ref())?;
-            self.live.watch(&config, self.epoch_offset_ns)?;
+            if let Err(error) = self.live.watch(&config, self.epoch_offset_ns) {
+                // Nobody is marked by what is not in use.
+                self.live
+                    .run_experiment(self.config.path.experiment.as_ref())?;
+                return Err(error);
+            }
             Ok((config, services, elsewhere))
         });
         match read {

@@ -14,7 +14,6 @@ use super::chunk::{Chunk, Ladder, Ledger, Moment};
 use super::totals::Reading;
 use super::{Arm, CloseReason, Observation, Roles, Totals, Vantage};
 use crate::capture::{ChunkNews, Snapshot};
-use crate::config::Experiment;
 use crate::path::followed::{Affected, same_way};
 use crate::path::{Location, Routes, SeenFlow, UnitLengths};
 
@@ -30,10 +29,10 @@ pub struct Flow {
     located_by: (Option<u32>, Option<u32>),
     /// A route experiment has sent it another way.
     is_sent: bool,
-    /// It began, and was first heard of, while there was an experiment.
-    in_experiment: bool,
-    /// Its socket would not have taken what the experiment marks connections with.
-    refuses_marks: bool,
+    /// Its beginning was heard of when it was there.
+    begun_here: bool,
+    /// Its part in an experiment: whichever was in force when it first sent something decides.
+    part: Option<Arm>,
     /// µs since 1970 UTC.
     pub start_us: u64,
     /// Last packet, µs since 1970 UTC.
@@ -317,8 +316,9 @@ impl FlowTable {
         }
         let mut flow = self.open(snapshot, server_ports, routes);
         flow.is_closed = is_closed;
-        // Who knows since when.
-        flow.in_experiment = false;
+        // Who knows what has decided then.
+        flow.begun_here = false;
+        flow.part = None;
         if observed {
             flow.window = Default::default();
             flow.is_new = false;
@@ -500,8 +500,8 @@ impl Flow {
             location: None,
             located_by: (None, None),
             is_sent: false,
-            in_experiment: false,
-            refuses_marks: false,
+            begun_here: false,
+            part: None,
             start_us: to_unix_us(snapshot, snapshot.state.start_ns),
             last_seen_us: snapshot.time_us,
             to_client: Totals::default(),
@@ -521,11 +521,8 @@ impl Flow {
             },
         };
         flow.advance(snapshot);
+        flow.begun_here = flow.client_half().has(half_flags::SYN);
         flow.location = flow.locate(routes);
-        let divides = |experiment: &Experiment| experiment.share > 0.0;
-        flow.in_experiment = flow.client_half().has(half_flags::SYN)
-            && flow.start_us >= routes.experiment_since_us
-            && routes.experiment.as_deref().is_some_and(divides);
         flow
     }
 
@@ -559,12 +556,38 @@ impl Flow {
             mark: self.mark_for(routes),
         };
         self.located_by = (seen.egress, seen.mark);
-        self.is_sent = routes.experiment_of(Some(&seen)).is_some();
-        let has_dscp = |experiment: &Experiment| experiment.dscp.is_some();
-        self.refuses_marks = self.roles.client.is_ipv4()
-            && self.last.state.socket.family == AF_INET6
-            && routes.experiment.as_deref().is_some_and(has_dscp);
-        routes.locate_flow(self.roles.client, Some(&seen))
+        self.is_sent = false;
+        let mut location = routes.locate_flow(self.roles.client, Some(&seen));
+        if let Some(experiment) = routes.experiment_of(Some(&seen)) {
+            // Where its device leads there, it must leave by it: else nobody knows where it goes.
+            let device = seen.egress.and(self.interface.as_deref());
+            location = location.filter(|_| device.is_none_or(|it| experiment.leaves_by(it)));
+            let goes_there = |at: &Location| at.route.interconnect == experiment.interconnect.name;
+            self.is_sent = location.as_ref().is_some_and(goes_there);
+        }
+        if matches!(self.part, None | Some(Arm::Waiting)) {
+            self.part = self.part_in(routes);
+        }
+        location
+    }
+
+    /// Its part in the experiment that is in force.
+    fn part_in(&self, routes: &Routes) -> Option<Arm> {
+        let experiment = routes.experiment.as_deref()?;
+        let is_divided = experiment.chooses
+            && self.begun_here
+            && self.start_us >= routes.experiment_since_us
+            && self.roles.vantage == Vantage::Sender;
+        let refuses_marks = experiment.has_dscp
+            && self.roles.client.is_ipv4()
+            && self.last.state.socket.family == AF_INET6;
+        match self.mark() {
+            _ if !is_divided => None,
+            None => Some(Arm::Waiting),
+            _ if self.is_sent => Some(Arm::OtherWay),
+            Some(0) if !refuses_marks => Some(Arm::DefaultWay),
+            Some(_) => None,
+        }
     }
 
     /// Of several ways (ECMP) the flow takes the one by the device at which its packets leave,
@@ -680,15 +703,9 @@ impl Flow {
 
     /// Its part in a route experiment, where chance has decided.
     pub fn arm(&self) -> Option<Arm> {
-        if self.is_sent {
-            return Some(Arm::OtherWay);
-        }
-        match self.mark() {
-            _ if !self.in_experiment => None,
-            None => Some(Arm::Waiting),
-            Some(0) if !self.refuses_marks => Some(Arm::DefaultWay),
-            Some(_) => None,
-        }
+        // What sends without a socket of ours is another namespace's.
+        let is_ours = self.part != Some(Arm::Waiting) || self.server_half().bytes == 0;
+        self.part.filter(|_| is_ours)
     }
 
     /// Whether it did something in the window that ended last.

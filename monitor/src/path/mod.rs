@@ -27,6 +27,7 @@ mod attributes;
 pub mod bmp;
 mod csv_file;
 mod cursor;
+pub mod experiment;
 pub mod fib;
 pub mod followed;
 pub mod history;

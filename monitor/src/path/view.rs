@@ -8,12 +8,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::csv_file::{self, Elsewhere, FileError};
+use super::experiment::OtherWay;
 use super::toml_file;
 use super::{
     Attributes, Interconnect, IspNames, Location, Path, Route, Rules, Source, SourceSet,
     SourceTable, UnitLengths,
 };
-use crate::config::{Experiment, PathSources};
+use crate::config::PathSources;
 
 /// This host's own routes, as the merged view asks them.
 pub trait KernelRoutes: Debug + Send + Sync {
@@ -60,7 +61,7 @@ pub struct Routes {
     pub rules: Arc<Rules>,
     pub names: Arc<IspNames>,
     /// Where connections go that a route experiment marks.
-    pub experiment: Option<Arc<Experiment>>,
+    pub experiment: Option<Arc<OtherWay>>,
     /// Since when it marks them, µs since 1970 UTC.
     pub experiment_since_us: u64,
     /// Sources that have gone silent or could not be read again.
@@ -97,7 +98,7 @@ impl Routes {
             },
             mrt_origins_only: sources.mrt_origins_only,
             rules: Arc::new(Rules::new(&sources.interconnect)),
-            experiment: sources.experiment.clone().map(Arc::new),
+            experiment: OtherWay::new(sources).map(Arc::new),
             ..Self::default()
         };
         let elsewhere = if sources.has_feeds() {
@@ -135,21 +136,10 @@ impl Routes {
     /// The same for one flow: this host's own routes may send it another way than others of the
     /// same client (ECMP, policy rules).
     pub fn locate_flow(&self, client: IpAddr, flow: Option<&SeenFlow>) -> Option<Location> {
-        let mut route = self.route_of(&client.into(), flow)?;
-        if let Some((experiment, flow)) = self.experiment_of(flow).zip(flow) {
-            let unmarked = SeenFlow {
-                egress: None,
-                mark: Some(0),
-                ..*flow
-            };
-            match self.route_of(&client.into(), Some(&unmarked)) {
-                // It takes that way anyhow: nothing else is known of it than of its neighbours.
-                Some(default) if *default.interconnect == *experiment.interconnect => {
-                    route = default;
-                }
-                _ => self.send_another_way(&mut route, experiment),
-            }
-        }
+        let route = match self.experiment_of(flow).zip(flow) {
+            Some((experiment, flow)) => self.marked_route(client, flow, experiment)?,
+            None => self.route_of(&client.into(), flow)?,
+        };
         let unit = self.unit_lengths.around(client);
         Some(Location {
             // More specific than the unit: its neighbours may take another way.
@@ -163,7 +153,7 @@ impl Routes {
     }
 
     /// The experiment that has marked a flow's connection.
-    pub fn experiment_of(&self, flow: Option<&SeenFlow>) -> Option<&Experiment> {
+    pub fn experiment_of(&self, flow: Option<&SeenFlow>) -> Option<&OtherWay> {
         let mark = flow?.mark?;
         self.experiment.as_deref().filter(|it| it.mark == mark)
     }
@@ -177,31 +167,34 @@ impl Routes {
         Some(flow.and_then(|flow| flow.mark).unwrap_or(0))
     }
 
-    /// Makes the way that marked connections are sent of the one that the others take.
-    fn send_another_way(&self, route: &mut Route, experiment: &Experiment) {
-        let known = self.rules.named(&experiment.interconnect);
-        *route = Route {
-            interconnect: known.map_or_else(
-                || experiment.interconnect.as_str().into(),
-                |known| Arc::clone(&known.name),
-            ),
-            peer_asn: experiment.peer_asn,
-            peer_address: None,
-            next_hop: None,
-            router: None,
-            interface: None,
-            as_path_middle: [].into(),
-            connectivity: known.and_then(|known| known.connectivity),
-            site: known.and_then(|known| known.site.clone()),
-            risk_groups: known
-                .map_or_else(Default::default, |known| Arc::clone(&known.risk_groups)),
-            // The operator's word, as one in a file of prefixes.
-            sources: SourceSet {
-                way: Source::File,
-                ..route.sources
-            },
-            ..route.clone()
+    /// The way of a flow that is marked. `None`: what was seen of it agrees with neither way.
+    fn marked_route(
+        &self,
+        client: IpAddr,
+        flow: &SeenFlow,
+        experiment: &OtherWay,
+    ) -> Option<Route> {
+        let unmarked = SeenFlow {
+            egress: None,
+            mark: Some(0),
+            ..*flow
         };
+        let default = self.route_of(&client.into(), Some(&unmarked))?;
+        if default.interconnect == experiment.interconnect.name {
+            // It takes that way anyhow: nothing else is known of it than of its neighbours.
+            return Some(default);
+        }
+        // This host's own routes decide, unless routers do: a rule that is missing for one family, or
+        // a table that has become empty, sends nothing another way.
+        if let Some(kernel) = self.kernel.as_ref().filter(|_| !experiment.has_dscp) {
+            let marked = kernel.way(client, Some(flow), flow.mark)?;
+            let default_hops = kernel.way(client, Some(&unmarked), Some(0));
+            let stays = |way: KernelWay| way.hops.iter().any(|hop| marked.hops.contains(hop));
+            if default_hops.is_some_and(stays) {
+                return Some(default);
+            }
+        }
+        Some(experiment.route(default))
     }
 
     /// What is known about the whole of `net` (its first address, as far as this host's own
@@ -491,6 +484,7 @@ fn single_next_hop(kernel: Option<&KernelWay>) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Experiment, InterconnectRule};
 
     fn locate(routes: &Routes, client: &str) -> Option<(String, String)> {
         let location = routes.locate(client.parse().expect("an address"))?;
@@ -527,6 +521,68 @@ mod tests {
         assert_eq!(routes.len(), 5);
     }
 
+    fn sources(peer_asn: u32) -> PathSources {
+        PathSources {
+            interconnect: vec![InterconnectRule {
+                name: "b".to_owned(),
+                peer_asn: vec![peer_asn],
+                ..InterconnectRule::default()
+            }],
+            experiment: Some(Experiment {
+                share: 0.01,
+                mark: 7,
+                dscp: None,
+                interconnect: "b".to_owned(),
+                peer_asn: None,
+            }),
+            ..PathSources::default()
+        }
+    }
+
+    /// A host whose table for marked packets may lead nowhere else than the main one.
+    #[derive(Debug)]
+    struct Kernel {
+        marked: Option<IpAddr>,
+    }
+
+    impl KernelRoutes for Kernel {
+        fn way(&self, _: IpAddr, _: Option<&SeenFlow>, mark: Option<u32>) -> Option<KernelWay> {
+            let next_hop = match mark {
+                Some(7) => self.marked?,
+                _ => [192, 0, 2, 254].into(),
+            };
+            Some(KernelWay {
+                prefix: "0.0.0.0/0".parse().expect("a prefix"),
+                hops: vec![(None, Some(next_hop))],
+            })
+        }
+    }
+
+    #[test]
+    fn what_this_hosts_routes_do_not_send_another_way_is_not_counted_there() {
+        let csv = "prefix,origin_asn,isp,interconnect\n10.1.2.0/24,64500,isp-x,a\n";
+        let mut routes = Routes::from_csv(csv, "test".as_ref()).expect("right");
+        routes.experiment = OtherWay::new(&sources(64_999)).map(Arc::new);
+        let mut way = |marked: Option<[u8; 4]>| {
+            routes.kernel = Some(Arc::new(Kernel {
+                marked: marked.map(Into::into),
+            }));
+            let flow = SeenFlow {
+                server: [192, 0, 2, 1].into(),
+                server_port: 443,
+                client_port: 50_000,
+                egress: None,
+                mark: Some(7),
+            };
+            let location = routes.locate_flow([10, 1, 2, 3].into(), Some(&flow));
+            location.map(|location| location.route.interconnect.to_string())
+        };
+        assert_eq!(way(Some([192, 0, 2, 253])).as_deref(), Some("b"));
+        assert_eq!(way(Some([192, 0, 2, 254])).as_deref(), Some("a"));
+        // No route leads to where it was seen to go.
+        assert_eq!(way(None), None);
+    }
+
     #[test]
     fn what_an_experiment_has_marked_is_sent_where_it_says() {
         let mut routes = Routes::from_csv(
@@ -550,13 +606,7 @@ mod tests {
         };
         let default = ("a".to_owned(), None, true);
         assert_eq!(way(&routes, [10, 1, 2, 3], Some(7)), default);
-        routes.experiment = Some(Arc::new(Experiment {
-            share: 0.01,
-            mark: 7,
-            dscp: None,
-            interconnect: "b".to_owned(),
-            peer_asn: Some(64_999),
-        }));
+        routes.experiment = OtherWay::new(&sources(64_999)).map(Arc::new);
         for mark in [None, Some(0), Some(8)] {
             assert_eq!(way(&routes, [10, 1, 2, 3], mark), default);
         }

@@ -5,7 +5,8 @@
 //! a prefix another way. What is bad through one interconnect and good through another is not their
 //! lines, their nodes or what all ways into their ISP share, and not where both ways begin. A
 //! comparison of the same prefixes needs no second ISP. Where a route experiment has chosen by a keyed
-//! hash who takes which way, nothing but the ways differs, and that is the comparison that is told.
+//! hash who takes which way, only clients that it has divided are compared: nothing but the ways
+//! differs between those, and that is the comparison that is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,6 +47,12 @@ struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
+    fn of(clients: impl Iterator<Item = &'a Client>) -> Self {
+        let mut way = Self::default();
+        clients.for_each(|client| way.add(client));
+        way
+    }
+
     fn add(&mut self, client: &'a Client) {
         self.prefixes.entry(client.prefix).or_default().add(client);
         self.clients.push(client);
@@ -65,14 +72,23 @@ impl<'a> Way<'a> {
         tally
     }
 
-    /// Flows to those prefixes, and how many of them have which part in an experiment.
-    fn flows(&self, of: &BTreeSet<IpNet>) -> (u64, Arms) {
+    /// The part that flows to those prefixes have in an experiment.
+    fn arms(&self, of: &BTreeSet<IpNet>) -> Arms {
         let clients = self.clients.iter();
         let of_these = clients.filter(|client| of.contains(&client.prefix));
-        of_these.fold((0, Arms::default()), |(all, mut arms), client| {
+        of_these.fold(Arms::default(), |mut arms, client| {
             arms.add(client.arms);
-            (all + client.observations, arms)
+            arms
         })
+    }
+
+    /// The clients all of whose flows have this part in an experiment.
+    fn only(&self, arm: fn(&Arms) -> u64) -> Self {
+        let all = |client: &&&Client| {
+            let flows = arm(&client.arms);
+            flows > 0 && flows + client.arms.waiting == client.observations
+        };
+        Self::of(self.clients.iter().filter(all).copied())
     }
 
     fn excesses(&self, of: &BTreeSet<IpNet>, pick: Pick) -> Vec<Sign> {
@@ -124,9 +140,13 @@ pub fn good_elsewhere(scene: &Scene<'_>, interconnect: &str) -> Option<Vec<Evide
             }
         }
     }
-    let compared = others
-        .iter()
-        .filter_map(|(other, there)| compare(scene, interconnect, &here, other, there));
+    let compared = others.iter().filter_map(|(other, there)| {
+        match divided(&here, there) {
+            // A part of the flows alone, none of them older than it: no fair comparison with all.
+            Some((here, there)) => compare(scene, interconnect, &here, other, &there),
+            None => compare(scene, interconnect, &here, other, there),
+        }
+    });
     // The first that chance has divided, else the first.
     compared.min_by_key(|evidence| evidence.iter().all(|it| it.kind != EXPERIMENT))
 }
@@ -181,6 +201,19 @@ fn compare(
     Some(evidence)
 }
 
+/// Of two ways to the same prefixes those clients that an experiment has divided; `None`: it sends
+/// nobody one of the two ways.
+fn divided<'a>(here: &Way<'a>, there: &Way<'a>) -> Option<(Way<'a>, Way<'a>)> {
+    let other_way: fn(&Arms) -> u64 = |arms| arms.other_way;
+    let default_way: fn(&Arms) -> u64 = |arms| arms.default_way;
+    let is_sent = |way: &Way<'_>| way.clients.iter().any(|client| client.arms.other_way > 0);
+    match (is_sent(here), is_sent(there)) {
+        (false, false) => None,
+        (true, _) => Some((here.only(other_way), there.only(default_way))),
+        (false, true) => Some((here.only(default_way), there.only(other_way))),
+    }
+}
+
 /// What says that an experiment has divided the flows of these prefixes: chance has decided of each of
 /// them which way it takes.
 fn experiment(
@@ -190,24 +223,22 @@ fn experiment(
     there: &Way<'_>,
     of: &BTreeSet<IpNet>,
 ) -> Option<Evidence> {
-    let (here, there) = (here.flows(of), there.flows(of));
-    let kept = |(all, arms): (u64, Arms)| {
-        (arms.default_way > 0 && arms.default_way + arms.waiting == all).then_some(arms.default_way)
+    let (here, there) = (here.arms(of), there.arms(of));
+    let sent = here.other_way + there.other_way;
+    if sent == 0 {
+        return None;
+    }
+    let to = if here.other_way > 0 {
+        interconnect
+    } else {
+        other
     };
-    let sent = |(all, arms): (u64, Arms)| {
-        (arms.other_way > 0 && arms.other_way + arms.waiting == all).then_some(arms.other_way)
-    };
-    let divided = match (kept(here), sent(there)) {
-        (Some(kept), Some(sent)) => Some((kept, sent, other)),
-        _ => None,
-    };
-    let (kept, sent, to) = divided.or_else(|| Some((kept(there)?, sent(here)?, interconnect)))?;
-    let all = kept + sent;
+    let all = sent + here.default_way + there.default_way;
     Some(Evidence {
         kind: EXPERIMENT.to_owned(),
         about: Some(format!("sent through {to} by a keyed hash")),
         supports: "interconnect".to_owned(),
-        value: Some(sent as f64 / all.max(1) as f64),
+        value: Some(sent as f64 / all as f64),
         threshold: None,
         samples: all,
     })
