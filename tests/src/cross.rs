@@ -35,7 +35,7 @@ const SEND_BUFFER: usize = 4 << 20;
 pub struct Running {
     stage: Arc<Stage>,
     threads: Vec<JoinHandle<()>>,
-    damaged: Vec<Port>,
+    changed: Vec<Port>,
 }
 
 impl Running {
@@ -49,7 +49,7 @@ impl Running {
             // A thread that panicked has said so on stderr.
             let _ = thread.join();
         }
-        for port in &self.damaged {
+        for port in &self.changed {
             netns::batch("tc", Some(&port.namespace), &[wiring::repair(port)])?;
         }
         Ok(())
@@ -59,21 +59,19 @@ impl Running {
 /// Starts what the fault is.
 ///
 /// # Errors
-/// If a socket cannot be opened, connected or set up, or `tc` refuses to damage a link.
+/// If a socket cannot be opened, connected or set up, or `tc` refuses to change a link.
 pub fn start(plan: &Plan, fault: &Fault) -> Result<Running> {
     let (place, name) = (*fault.fills.get_ref(), fault.name());
     let mut running = Running {
         stage: Arc::new(Stage::default()),
         threads: Vec::new(),
-        damaged: Vec::new(),
+        changed: Vec::new(),
     };
-    if let Traffic::Damage { loss_share } = fault.traffic {
-        for port in plan.filled(place, name) {
-            let line = wiring::damage(port, loss_share);
+    for port in plan.filled(place, name) {
+        if let Some(line) = wiring::change(port, &fault.traffic) {
             netns::batch("tc", Some(&port.namespace), &[line])?;
-            running.damaged.push(port.clone());
+            running.changed.push(port.clone());
         }
-        return Ok(running);
     }
     for route in plan.fault_routes(place, name) {
         let threads = match &fault.traffic {
@@ -82,7 +80,7 @@ pub fn start(plan: &Plan, fault: &Fault) -> Result<Running> {
                 congestion_control,
             } => start_tcp(&route, *flows, congestion_control, &running.stage),
             Traffic::Udp { rate_mbit } => start_udp(&route, *rate_mbit, &running.stage),
-            Traffic::Damage { .. } => Ok(Vec::new()),
+            Traffic::Damage { .. } | Traffic::Detour { .. } => Ok(Vec::new()),
         };
         running.threads.extend(threads.with_context(|| {
             format!(

@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::plan::{Home, Plan};
 use crate::player::ChunkReport;
 use crate::queues::Sample;
-use crate::scenario::{Fault, Place, Scenario};
+use crate::scenario::{Fault, Place, Scenario, Traffic};
 
 /// A queue that typically holds its packets for so long is standing, one below is only taking
 /// bursts: the target of CoDel (RFC 8289, section 4.4).
@@ -124,8 +124,11 @@ pub fn phases(scenario: &Scenario, plan: &Plan, samples: &[Sample]) -> Vec<Phase
     phases
 }
 
-/// The queues a fault fills.
+/// The queues a fault fills; none where a way is longer, and all are quiet.
 fn filled_by(plan: &Plan, fault: &Fault) -> Vec<(Place, String)> {
+    if matches!(fault.traffic, Traffic::Detour { .. }) {
+        return Vec::new();
+    }
     let ports = plan.filled(*fault.fills.get_ref(), fault.name());
     ports.map(|port| (port.place, port.name.clone())).collect()
 }

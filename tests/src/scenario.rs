@@ -39,6 +39,9 @@ pub const BUILT_IN: [(&str, &str); 7] = [
 /// What a damaged link loses at least: below, the proof would call it quiet.
 const DAMAGE_MIN: f64 = 0.01;
 
+/// The longest detour: around the earth.
+const DETOUR_MAX_MS: f64 = 500.0;
+
 /// One scenario, as its file says it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +287,11 @@ pub enum Traffic {
     Damage {
         /// Which share of them.
         loss_share: f64,
+    },
+    /// Nothing is wrong with it: it takes a longer way.
+    Detour {
+        /// By how much, in milliseconds.
+        longer_ms: f64,
     },
 }
 
@@ -535,18 +543,28 @@ impl Scenario {
                 format!("there is no such link: {missing} is not given"),
             );
         }
-        let Traffic::Damage { loss_share } = fault.traffic else {
-            return Ok(());
-        };
-        if !(DAMAGE_MIN..=1.0).contains(&loss_share) {
-            return refuse(
-                &fault.fills,
-                format!("loss_share must be {DAMAGE_MIN} to 1: less is no congestion"),
-            );
+        match fault.traffic {
+            Traffic::Damage { loss_share } if !(DAMAGE_MIN..=1.0).contains(&loss_share) => {
+                return refuse(
+                    &fault.fills,
+                    format!("loss_share must be {DAMAGE_MIN} to 1: less is no congestion"),
+                );
+            }
+            Traffic::Detour { longer_ms } if !(0.0..=DETOUR_MAX_MS).contains(&longer_ms) => {
+                return refuse(
+                    &fault.fills,
+                    format!("longer_ms must be 0 to {DETOUR_MAX_MS}"),
+                );
+            }
+            Traffic::Damage { .. } | Traffic::Detour { .. } => {}
+            Traffic::Tcp { .. } | Traffic::Udp { .. } => return Ok(()),
         }
         let is_cake = |port: &&Port| matches!(port.link.queue, Queue::Cake {});
         match ports.into_iter().find(is_cake) {
-            Some(_) => refuse(&fault.fills, "a link with the queue cake cannot be damaged"),
+            Some(_) => refuse(
+                &fault.fills,
+                "a link with the queue cake cannot be damaged or lengthened",
+            ),
             None => Ok(()),
         }
     }

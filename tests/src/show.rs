@@ -90,6 +90,7 @@ impl Show {
                         loss_share * 100.0
                     )
                 }
+                Traffic::Detour { longer_ms } => format!("{longer_ms} ms longer is now the"),
             };
             format!("-- fault begins: {traffic} {place} --")
         } else {

@@ -11,7 +11,7 @@ use crate::addresses::{
 };
 use crate::plan::{Home, Plan, Port};
 use crate::routes::{Source, Ways};
-use crate::scenario::{Place, Queue};
+use crate::scenario::{Place, Queue, Traffic};
 
 /// The edge's tables of routes for what the video host sends to its gateways begin here; any
 /// number but the kernel's own (253 to 255) will do.
@@ -444,20 +444,24 @@ fn to_gateway((prefix, gateway): &(String, Ipv4Addr)) -> String {
     format!("route replace {prefix} via {gateway}")
 }
 
-/// A line for `tc -batch`: the link loses that share of its packets, and what waits for it is a plain
-/// FIFO.
+/// A line for `tc -batch`: the link loses a share of its packets or takes a longer way, and what waits
+/// for it is a plain FIFO. `None`: it does neither.
 #[must_use]
-pub fn damage(port: &Port, loss_share: f64) -> String {
-    // As many as wait where a link's rate is a few Mbit/s.
+pub fn change(port: &Port, traffic: &Traffic) -> Option<String> {
+    // As many as wait, or are under way, where a link's rate is a few Mbit/s.
     const PACKETS: u32 = 100;
-    format!(
-        "qdisc replace dev {} parent 1:1 handle 20: netem loss {:.4}% limit {PACKETS}",
-        port.device,
-        loss_share * 100.0
-    )
+    let what = match traffic {
+        Traffic::Damage { loss_share } => format!("loss {:.4}%", loss_share * 100.0),
+        Traffic::Detour { longer_ms } => format!("delay {longer_ms:.3}ms"),
+        Traffic::Tcp { .. } | Traffic::Udp { .. } => return None,
+    };
+    let device = &port.device;
+    Some(format!(
+        "qdisc replace dev {device} parent 1:1 handle 20: netem {what} limit {PACKETS}"
+    ))
 }
 
-/// A line for `tc -batch` that gives a damaged link its queue back.
+/// A line for `tc -batch` that gives such a link its queue back.
 #[must_use]
 pub fn repair(port: &Port) -> String {
     let rate = port.link.rate_mbit * 1e6;

@@ -111,13 +111,16 @@ enum Task {
         write_docs: bool,
     },
     /// Play thousands of simulated incidents with known truth through the engine, two simpler
-    /// methods beside it, or a few in virtual machines, and write docs/accuracy.md and
-    /// docs/accuracy.json
+    /// methods beside it, or a fortnight of a CDN, or a few in virtual machines, and write
+    /// docs/accuracy.md and docs/accuracy.json
     Accuracy {
         /// Play the next N incidents of the design for machines, a minute and a half each, instead
         /// of the simulated ones
-        #[arg(long, value_name = "N", conflicts_with = "arguments")]
+        #[arg(long, value_name = "N", conflicts_with_all = ["arguments", "cdn"])]
         machines: Option<usize>,
+        /// Play a fortnight of a CDN with so many ISPs instead: 2,000 take half an hour
+        #[arg(long, value_name = "ISPS", conflicts_with = "arguments")]
+        cdn: Option<usize>,
         /// Of the machines
         #[arg(long, value_enum, default_value_t)]
         kernel: Kernel,
@@ -234,6 +237,9 @@ fn run(task: Task) -> Result<ExitCode> {
             kernel,
             ..
         } => accuracy::play(count, kernel),
+        Task::Accuracy {
+            cdn: Some(isps), ..
+        } => accuracy::play_cdn(isps),
         Task::Accuracy { arguments, .. } => accuracy::simulate(&arguments),
         Task::Fuzz {
             targets,

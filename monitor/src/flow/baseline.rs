@@ -20,6 +20,8 @@ pub struct Figures {
     /// queue that does harm never empties (RFC 8289, section 3), while a burst that fills its own
     /// queue raises only the higher quantiles.
     pub rtt_p10_us: Option<f64>,
+    /// Mean of the RTT less its minimum, µs: how far queues come and go.
+    pub rtt_spread_us: Option<f64>,
     /// Lost segments as a share of the segments.
     pub loss_share: Option<f64>,
     /// CE-marked segments as a share of the segments.
@@ -43,11 +45,15 @@ impl Figures {
             (totals.segments >= u64::from(min_segments))
                 .then(|| count as f64 / totals.segments as f64)
         };
+        let has_rtts = totals.rtt.samples() >= u64::from(min_rtt_samples);
+        let mean_us = totals.rtt_sum_us as f64 / totals.rtt_samples.max(1) as f64;
+        let spread_us = |min_us: u32| (mean_us - f64::from(min_us)).max(0.0);
         Self {
-            rtt_p10_us: (totals.rtt.samples() >= u64::from(min_rtt_samples))
+            rtt_p10_us: has_rtts
                 .then(|| totals.rtt_quantile_us(STANDING_QUANTILE))
                 .flatten()
                 .map(f64::from),
+            rtt_spread_us: totals.rtt_min_us.filter(|_| has_rtts).map(spread_us),
             loss_share: share(totals.lost_segments()),
             ce_share: share(totals.ce_marked_segments),
             log_rate: totals.delivered_bps().map(f64::ln),
@@ -118,6 +124,8 @@ impl Moments {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usual {
     pub rtt_p10_us: Moments,
+    #[serde(default)]
+    pub rtt_spread_us: Moments,
     pub loss_share: Moments,
     pub ce_share: Moments,
     pub log_rate: Moments,
@@ -128,6 +136,7 @@ pub struct Usual {
 impl Usual {
     fn push(&mut self, figures: &Figures) {
         self.rtt_p10_us.push(figures.rtt_p10_us);
+        self.rtt_spread_us.push(figures.rtt_spread_us);
         self.loss_share.push(figures.loss_share);
         self.ce_share.push(figures.ce_share);
         self.log_rate.push(figures.log_rate);
@@ -137,6 +146,7 @@ impl Usual {
 
     fn add(&mut self, other: &Self) {
         self.rtt_p10_us.add(&other.rtt_p10_us);
+        self.rtt_spread_us.add(&other.rtt_spread_us);
         self.loss_share.add(&other.loss_share);
         self.ce_share.add(&other.ce_share);
         self.log_rate.add(&other.log_rate);

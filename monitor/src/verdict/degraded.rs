@@ -46,6 +46,11 @@ const CLEARLY_GOOD: f64 = 0.5;
 /// Less than the tail of Student's t beyond 1, whatever its degrees of freedom: the normal
 /// distribution, which has the least there, has 0.1587.
 const LIKELY: f64 = 0.158;
+/// A queue of cross traffic moves by more than this part of what it adds: TCP halves or drains what it
+/// has filled, and what fills a queue without moving loses packets.
+const QUEUE_MOVES_SHARE: f64 = 0.1;
+/// And by more than this, µs.
+const QUEUE_MOVES_US: f64 = 1_000.0;
 /// Losses or marks beyond the usual that slow TCP: cubic and Reno are by one in 500 segments on paths of
 /// tens of milliseconds.
 pub const SLOWING_SHARE: f64 = 0.002;
@@ -99,6 +104,9 @@ pub struct Comparison {
     /// on its way to the client.
     #[serde(default)]
     pub rate_beyond_rtt: Option<f64>,
+    /// By how much more than usual the mean RTT was above its minimum, µs.
+    #[serde(default)]
+    pub rtt_spread_excess_us: Option<f64>,
 }
 
 /// Which figures are bad.
@@ -190,7 +198,32 @@ impl Comparison {
                 let longer = (longest / usual.rtt_p10_us.mean).max(1.0);
                 Some(1.0 - (1.0 - rate.excess) * longer)
             }),
+            rtt_spread_excess_us: figures
+                .rtt_spread_us
+                .filter(|_| usual.rtt_spread_us.count >= MIN_BASELINE_VALUES)
+                .map(|spread_us| spread_us - usual.rtt_spread_us.mean),
         }
+    }
+
+    /// Whether the way has become longer, and nothing waits: the minimum of the RTT has risen as much
+    /// as its mean, without losses, marks, or a rate that is lower than the longer RTT makes it.
+    pub fn is_longer_way(&self) -> bool {
+        let (Some(rtt), Some(spread_us)) = (self.rtt, self.rtt_spread_excess_us) else {
+            return false;
+        };
+        let none = |sign: Option<Sign>| sign.is_none_or(|sign| sign.is_none());
+        let slowed = |sign: Sign| {
+            sign.harms()
+                && self
+                    .rate_beyond_rtt
+                    .is_none_or(|beyond| beyond >= sign.threshold)
+        };
+        rtt.harms()
+            && spread_us <= QUEUE_MOVES_US.max(QUEUE_MOVES_SHARE * rtt.excess)
+            && self.loss.is_some()
+            && none(self.loss)
+            && none(self.ce)
+            && !self.rate.is_some_and(slowed)
     }
 
     /// Whether enough was measured to judge the client at all. Asked of the RTT alone, because
@@ -353,6 +386,7 @@ mod tests {
     fn usual() -> Usual {
         Usual {
             rtt_p10_us: moments(&[40_000.0, 40_500.0, 41_000.0, 39_800.0, 40_200.0, 40_100.0]),
+            rtt_spread_us: moments(&[4_000.0; 6]),
             loss_share: moments(&[0.0, 0.001, 0.0, 0.002, 0.0, 0.0]),
             ce_share: moments(&[0.0; 6]),
             log_rate: moments(&[16.0, 16.1, 15.9, 16.0, 16.05, 15.95]),
@@ -369,6 +403,7 @@ mod tests {
             log_rate: Some(16.0),
             log_chunk_bytes: Some(13.0),
             handshake_rtt_us: None,
+            rtt_spread_us: Some(4_000.0),
         }
     }
 
@@ -396,6 +431,31 @@ mod tests {
         assert_eq!(judge(&at(60_000.0), 0), Raw::Bad);
         assert_eq!(judge(&at(44_900.0), 0), Raw::Leaning);
         assert_eq!(judge(&at(41_000.0), 0), Raw::Good);
+    }
+
+    #[test]
+    fn a_way_that_is_longer_without_a_queue_that_moves_or_losses_is_no_congestion() {
+        let longer = |rtt_spread_us, loss_share: f64, log_rate| {
+            let figures = Figures {
+                rtt_p10_us: Some(60_000.0),
+                rtt_spread_us: Some(rtt_spread_us),
+                loss_share: Some(loss_share),
+                log_rate: Some(log_rate),
+                ..figures()
+            };
+            let totals = Totals {
+                segments: 1_000,
+                lost_downstream_segments: (loss_share * 1_000.0) as u64,
+                ..Totals::default()
+            };
+            let at = Thresholds::default();
+            Comparison::new(&figures, &totals, &usual(), &at).is_longer_way()
+        };
+        assert!(longer(4_500.0, 0.0, 16.0));
+        // 20 ms more, of which 10 ms come and go; or with losses; or much slower.
+        assert!(!longer(14_000.0, 0.0, 16.0));
+        assert!(!longer(4_500.0, 0.01, 16.0));
+        assert!(!longer(4_500.0, 0.0, 14.0));
     }
 
     #[test]

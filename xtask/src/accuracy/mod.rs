@@ -1,6 +1,7 @@
 //! `cargo xtask accuracy`: how often verdicts are right, into docs/accuracy.md and
 //! docs/accuracy.json.
 
+mod cdn;
 mod design;
 mod machines;
 mod report;
@@ -43,25 +44,50 @@ pub fn simulate(arguments: &[String]) -> Result<ExitCode> {
     Ok(exit_code(status.code().unwrap_or(1)))
 }
 
+/// Plays a fortnight of a CDN with so many ISPs, and keeps what came of it.
+///
+/// # Errors
+/// When that cannot be done.
+pub fn play_cdn(isps: usize) -> Result<ExitCode> {
+    setup::ensure(&[Requirement::BpfToolchain])?;
+    let mut command = Command::new(cargo::example(EXAMPLE)?);
+    command.current_dir(cargo::workspace());
+    command.args(["--cdn", &isps.to_string(), "--json", cdn::RECORD]);
+    let status = command.status().context("cannot run the simulator")?;
+    if status.success() {
+        write(&simulated()?, &read_json()?["simulator"])?;
+    }
+    Ok(exit_code(status.code().unwrap_or(1)))
+}
+
 /// Plays the next `count` incidents of the design in machines; what was simulated stays as it is.
 ///
 /// # Errors
 /// When one of them cannot be played; those before it are kept.
 pub fn play(count: usize, kernel: Kernel) -> Result<ExitCode> {
     let played = machines::play(count, kernel);
-    let text = read(MARKDOWN)?;
-    let simulated = text.split(MACHINES).next().unwrap_or_default();
-    write(simulated, &read_json()?["simulator"])?;
+    write(&simulated()?, &read_json()?["simulator"])?;
     played.map(|()| ExitCode::SUCCESS)
 }
 
-/// Both parts, the one about machines from what was played so far.
+/// What the simulator wrote, without what comes after it.
+fn simulated() -> Result<String> {
+    let text = read(MARKDOWN)?;
+    let until = [cdn::HEADING, MACHINES]
+        .iter()
+        .filter_map(|it| text.find(it));
+    Ok(text[..until.min().unwrap_or(text.len())].to_owned())
+}
+
+/// All parts, those about a CDN and about machines from what was played so far.
 fn write(simulated: &str, simulator: &Value) -> Result<()> {
+    let cdn = cdn::record()?;
     let figures = report::Figures::new(&machines::records()?);
     let machines = figures.markdown();
     println!("\n{machines}");
-    let text = format!("{}\n\n{machines}", simulated.trim_end());
-    let figures = json!({ "simulator": simulator, "machines": figures });
+    let fortnight = cdn.as_ref().map(cdn::markdown).unwrap_or_default();
+    let text = format!("{}\n{fortnight}\n{machines}", simulated.trim_end());
+    let figures = json!({ "simulator": simulator, "cdn": cdn, "machines": figures });
     for (path, contents) in [
         (MARKDOWN, text),
         (JSON, serde_json::to_string_pretty(&figures)? + "\n"),

@@ -11,7 +11,7 @@ use super::world::World;
 
 /// Windows after the end of a fault in which what was said of it may still be said: a client needs
 /// two good windows to be good again, and hysteresis adds one.
-const GRACE: i64 = 3;
+pub const GRACE: i64 = 3;
 /// Windows from the beginning within which a name must come: ten minutes.
 pub const IN_TIME: i64 = 10;
 /// A set is held against the truth once whoever is affected is settled.
@@ -84,7 +84,7 @@ pub fn ours(played: &Played) -> Grade {
                 0 => {}
                 1 => {
                     let name = place_of(verdict);
-                    let is_right = during && is_right(played, &name);
+                    let is_right = during && is_right(&played.world, &played.faults, &name);
                     grade.stated.push((verdict.confidence, is_right));
                     if is_right {
                         if said.window >= 0 {
@@ -112,7 +112,7 @@ pub fn ours(played: &Played) -> Grade {
                 size if is_settled => {
                     grade.sets += 1;
                     grade.set_sizes += size as u64;
-                    grade.sets_right += u64::from(contains(played, verdict));
+                    grade.sets_right += u64::from(contains(&played.world, &played.faults, verdict));
                 }
                 _ => {}
             }
@@ -149,7 +149,7 @@ pub fn rival<'a>(played: &'a Played, names: impl Fn(&'a Said) -> &'a [Name]) -> 
 }
 
 /// The place of a verdict, with the first of its segments.
-fn place_of(verdict: &Verdict) -> Name {
+pub fn place_of(verdict: &Verdict) -> Name {
     Name {
         segment: *verdict
             .segments
@@ -218,14 +218,14 @@ fn is_about(world: &World, fault: &Fault, name: &Name) -> bool {
 }
 
 /// Whether the name is that of a fault that there was.
-fn is_right(played: &Played, name: &Name) -> bool {
-    played.faults.iter().any(|fault| {
-        segments_of(fault.place).contains(&name.segment) && is_about(&played.world, fault, name)
+pub fn is_right(world: &World, faults: &[Fault], name: &Name) -> bool {
+    faults.iter().any(|fault| {
+        segments_of(fault.place).contains(&name.segment) && is_about(world, fault, name)
     })
 }
 
 fn is_right_generously(played: &Played, name: &Name) -> bool {
-    is_right(played, name)
+    is_right(&played.world, &played.faults, name)
         || played.faults.iter().any(|fault| {
             let same_side = match name.segment {
                 Segment::Host => matches!(fault.place, Place::Host | Place::OwnNetwork),
@@ -260,9 +260,8 @@ fn is_least(played: &Played, verdict: &Verdict) -> bool {
 }
 
 /// Whether a set has the segment of a fault that reaches the place it is about.
-fn contains(played: &Played, verdict: &Verdict) -> bool {
-    let world = &played.world;
-    played.faults.iter().any(|fault| {
+pub fn contains(world: &World, faults: &[Fault], verdict: &Verdict) -> bool {
+    faults.iter().any(|fault| {
         // A longer way inside an ISP is a delay of its, though it is nobody's fault.
         let segments = match fault.place {
             Place::PathChange(..) => &[Segment::Isp],

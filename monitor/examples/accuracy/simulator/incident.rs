@@ -11,7 +11,7 @@ use lastmile::engine::{Missed, WindowSpan};
 use lastmile::flow::Observation;
 use lastmile::path::ports::{InterconnectPorts, PortWindow};
 use lastmile::verdict::incident::Incidents;
-use lastmile::verdict::{self, DeviceCounters, LocalCounters, Verdict};
+use lastmile::verdict::{self, DeviceCounters, LocalCounters, Verdict, Vote};
 
 use super::fault::{Effects, Fault, Place, Queue};
 use super::random::Random;
@@ -202,23 +202,11 @@ impl Course {
         window: i64,
         learning: bool,
     ) -> Said {
-        let length_us = u64::from(WINDOW_S) * 1_000_000;
-        self.number += 1;
-        let span = WindowSpan::at(self.number * length_us, WINDOW_S);
-        let missed = Missed {
-            reports_received: observations.len() as u64,
-            ..Missed::default()
-        };
         let blame_it = self.blame_it.window(&observations, learning);
         let signature = Signature::window(&observations);
-        let cells = Cells::collect(observations);
-        let judged = self
-            .judge
-            .window(&cells, &span, &missed, &Nobody, &self.config);
-        let verdicts = verdict::decide(&judged.window, Some(local), ports, &self.config.verdict);
-        let votes = &judged.window.votes;
+        let (verdicts, votes) = self.decide(observations, local, ports);
         let span = judge::span(&self.config.baseline);
-        let news = self.incidents.window(&verdicts, votes, self.number, span);
+        let news = self.incidents.window(&verdicts, &votes, self.number, span);
         Said {
             window,
             verdicts,
@@ -226,6 +214,37 @@ impl Course {
             blame_it,
             signature,
         }
+    }
+
+    /// The same without rivals and incidents.
+    pub fn engine(
+        &mut self,
+        observations: Vec<Observation>,
+        local: &LocalCounters,
+        ports: Option<&InterconnectPorts>,
+    ) -> Vec<Verdict> {
+        self.decide(observations, local, ports).0
+    }
+
+    fn decide(
+        &mut self,
+        observations: Vec<Observation>,
+        local: &LocalCounters,
+        ports: Option<&InterconnectPorts>,
+    ) -> (Vec<Verdict>, Vec<Vote>) {
+        let length_us = u64::from(WINDOW_S) * 1_000_000;
+        self.number += 1;
+        let span = WindowSpan::at(self.number * length_us, WINDOW_S);
+        let missed = Missed {
+            reports_received: observations.len() as u64,
+            ..Missed::default()
+        };
+        let cells = Cells::collect(observations);
+        let judged = self
+            .judge
+            .window(&cells, &span, &missed, &Nobody, &self.config);
+        let verdicts = verdict::decide(&judged.window, Some(local), ports, &self.config.verdict);
+        (verdicts, judged.window.votes)
     }
 }
 

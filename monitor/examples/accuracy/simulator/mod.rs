@@ -1,5 +1,6 @@
 //! Simulated networks, faults and traffic; what the engine and two simpler methods make of them.
 
+pub mod cdn;
 pub mod days;
 pub mod design;
 pub mod fault;

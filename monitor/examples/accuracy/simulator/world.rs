@@ -34,6 +34,8 @@ pub enum Topology {
     Remote,
     /// Every ISP through three of six exchanges and one of two transits.
     Large,
+    /// Every ISP through two of 180 exchanges, and every other one through one of 20 transits too.
+    Cdn,
 }
 
 impl Topology {
@@ -146,6 +148,7 @@ impl World {
             Topology::Reseller => (0..2).map(resold).chain([exchange(2)]).collect(),
             Topology::Remote => [exchange(0), transit(0), transit(1)].into(),
             Topology::Large => (0..6).map(exchange).chain((0..2).map(transit)).collect(),
+            Topology::Cdn => (0..180).map(exchange).chain((0..20).map(transit)).collect(),
         };
         let mut world = Self {
             interconnects,
@@ -164,6 +167,13 @@ impl World {
                 Topology::Reseller => vec![0, 1, 2],
                 Topology::Remote => [vec![0, 1], vec![1, 2]][isp % 2].clone(),
                 Topology::Large => vec![isp % 6, (isp + 1) % 6, (isp + 3) % 6, 6 + isp % 2],
+                Topology::Cdn => {
+                    // Two that few others share with it, as chance would have it.
+                    let (one, other) = (isp % 180, (isp * 7 + 31) % 180);
+                    let other = if one == other { (one + 1) % 180 } else { other };
+                    let transit = (isp % 2 == 0).then_some(180 + isp / 2 % 20);
+                    [one, other].into_iter().chain(transit).collect()
+                }
             };
             // Nodes are of one ISP, and their prefixes are spread over its ways.
             let mut of_isp = 0;
