@@ -47,8 +47,9 @@ const CLEARLY_GOOD: f64 = 0.5;
 /// distribution, which has the least there, has 0.1587.
 const LIKELY: f64 = 0.158;
 /// A queue of cross traffic moves by more than this part of what it adds: TCP halves or drains what it
-/// has filled, and what fills a queue without moving loses packets.
-const QUEUE_MOVES_SHARE: f64 = 0.1;
+/// has filled, even where thousands of flows do it at different times (Appenzeller, Keslassy and
+/// McKeown, "Sizing router buffers", SIGCOMM 2004), and what fills a queue without moving loses packets.
+const QUEUE_MOVES_SHARE: f64 = 0.03;
 /// And by more than this, µs.
 const QUEUE_MOVES_US: f64 = 1_000.0;
 /// Losses or marks beyond the usual that slow TCP: cubic and Reno are by one in 500 segments on paths of

@@ -193,6 +193,16 @@ pub fn play(isps: usize, seed: u64, mut tell: impl FnMut(u64, &Fortnight)) -> Fo
             tell((window + 1) / WINDOWS_A_DAY, &fortnight);
         }
     }
+    for Scheduled {
+        fault,
+        from,
+        to,
+        is_named,
+    } in &faults
+    {
+        let said = if *is_named { "named" } else { "not named" };
+        println!("{said}: {fault:?} from window {from} to {to}");
+    }
     fortnight
 }
 
