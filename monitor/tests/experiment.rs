@@ -120,7 +120,7 @@ fn config(folder: &Folder, experiment: &str) -> String {
 fn experiment(share: f64) -> String {
     format!(
         "[path.experiment]\nshare = {share}\nmark = {MARK}\ndscp = {DSCP}\ninterconnect = \"ix-b\"\n\
-         [[path.interconnect]]\nname = \"ix-b\"\nconnectivity = \"ix\"\ninterface = \"eth1\"\n"
+         [[path.interconnect]]\nname = \"ix-b\"\npeer_asn = 64501\ninterface = \"eth1\"\n"
     )
 }
 

@@ -124,6 +124,7 @@ pub fn run(scenario: &Scenario, options: &Options) -> Result<bool> {
         .iter()
         .flat_map(|phase| phase.contradictions())
         .chain(proof::slow_others(scenario, &plan, &reports))
+        .chain(proof::short_detours(scenario, &plan, &reports))
         .collect();
     if !options.daemon {
         ensure_true(&contradictions)?;

@@ -247,6 +247,46 @@ pub fn slow_others(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) ->
     found
 }
 
+/// What the viewers say against a detour, in words: that the first bytes of those behind it take no
+/// longer than before.
+#[must_use]
+pub fn short_detours(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) -> Vec<String> {
+    /// What the homes' own bursts may hide.
+    const SEEN_SHARE: f64 = 0.8;
+    let mut found = Vec::new();
+    for fault in &scenario.faults {
+        let Traffic::Detour { longer_ms } = fault.traffic else {
+            continue;
+        };
+        let median = |during: Range<f64>| {
+            let behind = |report: &&ChunkReport| {
+                let mut homes = plan.homes.iter();
+                let home = homes.find(|home| home.address == report.home);
+                home.is_some_and(|home| is_behind(plan, home, fault))
+            };
+            let mut all: Vec<f64> = reports
+                .iter()
+                .filter(|report| report.failed.is_none() && during.contains(&report.at_s))
+                .filter(behind)
+                .map(|report| report.first_byte_ms)
+                .collect();
+            all.sort_by(f64::total_cmp);
+            all.get(all.len() / 2).copied()
+        };
+        let before = median(scenario.video.start_within_s..fault.from_s);
+        let during = median(fault.from_s + FILL_S..*fault.to_s.get_ref());
+        if let Some((before, during)) = before.zip(during)
+            && during - before < SEEN_SHARE * longer_ms
+        {
+            found.push(format!(
+                "{}: first bytes took {during:.1} ms instead of {before:.1} ms: should be {longer_ms} ms longer",
+                link_in_words(*fault.fills.get_ref(), fault.name())
+            ));
+        }
+    }
+    found
+}
+
 /// What the players behind the full queue went through, and the others: one line a group.
 #[must_use]
 pub fn viewers(scenario: &Scenario, plan: &Plan, reports: &[ChunkReport]) -> Vec<String> {

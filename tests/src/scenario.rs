@@ -483,6 +483,18 @@ impl Scenario {
         if let Some(why) = conflict(&plan) {
             return refuse(&self.name, why);
         }
+        for isp in &self.isps {
+            let all = self.homes.prefixes_per_pair;
+            if isp
+                .node
+                .is_some_and(|node| !(1..all).contains(&node.prefixes))
+            {
+                return refuse(
+                    &isp.name,
+                    format!("node: prefixes must be 1 to less than the {all} of a pair"),
+                );
+            }
+        }
         for moved in &self.moves {
             self.check_move(moved, &plan)?;
         }
@@ -550,10 +562,10 @@ impl Scenario {
                     format!("loss_share must be {DAMAGE_MIN} to 1: less is no congestion"),
                 );
             }
-            Traffic::Detour { longer_ms } if !(0.0..=DETOUR_MAX_MS).contains(&longer_ms) => {
+            Traffic::Detour { longer_ms } if !(1.0..=DETOUR_MAX_MS).contains(&longer_ms) => {
                 return refuse(
                     &fault.fills,
-                    format!("longer_ms must be 0 to {DETOUR_MAX_MS}"),
+                    format!("longer_ms must be 1 to {DETOUR_MAX_MS}"),
                 );
             }
             Traffic::Damage { .. } | Traffic::Detour { .. } => {}

@@ -4,6 +4,7 @@
 mod report;
 mod simulator;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -36,7 +37,7 @@ struct Arguments {
     only: Option<u64>,
     /// Play a fortnight of a CDN with so many ISPs instead, which takes an hour
     #[arg(long, value_name = "ISPS")]
-    cdn: Option<usize>,
+    cdn: Option<NonZeroUsize>,
     /// Of the families that thresholds were chosen on, not of those that were held out
     #[arg(long)]
     tuned: bool,

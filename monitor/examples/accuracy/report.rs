@@ -39,8 +39,8 @@ the rules of commit ed3efa6: 3 of 962 names were wrong, 92 % of the standing que
 were named. What that showed was mended in rules that know nothing of families (a way back is
 excluded only where three of four prefixes are slowed, clients that limit themselves stay among the
 votes, a fault the size of a threshold does not come and go), a reader looked for names that an
-absent comparison had passed, and what the design says of a way that becomes longer was built, which
-had been missing (95.4 % of the sets held the truth before). They were frozen as commit FROZEN has them. What follows are the
+absent comparison had passed, and of a way that becomes longer the ISP stays in every set (95.4 % of
+the sets held the truth before). They were frozen as commit FROZEN has them. What follows are the
 families that were held out, with another course of chance than then; those that rules were made
 with are at the end.
 

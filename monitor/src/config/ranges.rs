@@ -1,8 +1,9 @@
 //! Which values are possible, and what would be right instead of one that is not.
 
 use super::chunks::LADDER_MAX;
-use super::{Config, EXPERIMENT_SHARE_MAX, MIN_MAX_FLOWS};
+use super::{Config, EXPERIMENT_SHARE_MAX, InterconnectRule, MIN_MAX_FLOWS};
 use crate::flow::transition::SixRd;
+use crate::path::Connectivity;
 use crate::path::experiment::neighbour;
 
 /// The DSCP of class selector 1: scavenger traffic in many networks (RFC 3662).
@@ -167,22 +168,21 @@ pub(super) fn mistakes(config: &Config) -> Vec<Mistake> {
             &["path", "experiment", "dscp"],
             "a DSCP of 2 to 63 that does not ask for worse service, as 1 (RFC 8622) and 8 do",
         );
-        let mut described = path
-            .interconnect
-            .iter()
-            .filter(|rule| rule.name == experiment.interconnect)
-            .peekable();
+        let described = || {
+            let rules = path.interconnect.iter();
+            rules.filter(|rule| rule.name == experiment.interconnect)
+        };
         check(
-            described.peek().is_some(),
+            described().next().is_some(),
             &["path", "experiment", "interconnect"],
             "the name of a [[path.interconnect]], which says what it shares with others",
         );
+        let is_transit = |rule: &InterconnectRule| rule.connectivity == Some(Connectivity::Transit);
         check(
-            described.any(|rule| rule.connectivity.is_some())
-                || neighbour(path, experiment).is_some(),
+            neighbour(path, experiment).is_some() || described().any(is_transit),
             &["path", "experiment"],
-            "a peer_asn, or a [[path.interconnect]] of that name with one or with its connectivity: \
-             whether it leads to the ISPs themselves decides who can be named",
+            "a peer_asn, or a [[path.interconnect]] of that name with one or with connectivity = \"transit\": \
+             whether it leads to an ISP itself decides who can be named",
         );
     }
     if let Some(video) = &config.video {

@@ -73,7 +73,7 @@ fn the_example_shows_every_key() {
 #[test]
 fn an_experiment_is_small_and_marks_something() {
     let right = "share = 0.05\nmark = 7\ninterconnect = \"b\"\n\
-                 [[path.interconnect]]\nname = \"b\"\nconnectivity = \"pni\"\n";
+                 [[path.interconnect]]\nname = \"b\"\npeer_asn = 64999\n";
     let text = |of: &str| format!("[path.experiment]\n{of}");
     let config = Config::parse(&text(right), Path::new("x")).expect("right");
     let marking = config.path.experiment.expect("one").marking();
@@ -90,7 +90,11 @@ fn an_experiment_is_small_and_marks_something() {
             "= \"\"\n[[",
             "the name of a [[path.interconnect]]",
         ),
-        ("connectivity = \"pni\"\n", "", "a peer_asn, or"),
+        (
+            "peer_asn = 64999\n",
+            "connectivity = \"ix\"\n",
+            "a peer_asn, or",
+        ),
         ("share = 0.05\n", "", "missing field `share`"),
     ] {
         let text = refused(&text(&right.replace(from, to)));

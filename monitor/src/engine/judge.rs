@@ -136,7 +136,6 @@ impl Judge {
                 continue;
             }
             let own = baseline.map(Baseline::own);
-            let mut longer = false;
             let mut taught = Vec::with_capacity(cell.clients.len());
             for (address, client) in &cell.clients {
                 let figures = Figures::of(client, at.min_rtt_samples, at.min_segments);
@@ -147,32 +146,14 @@ impl Judge {
                 };
                 let usual = own.usual(*address, usual);
                 let comparison = Comparison::new(&figures, &client.to_client, &usual, at);
-                if comparison.is_longer_way() {
-                    // It has changed beyond our own routes.
-                    judgement.window.route_changed += 1;
-                    longer = true;
-                    let track = Track::unsettled(window.number);
-                    let undecided = judgement.undecided.entry(key.clone()).or_default();
-                    undecided.push(judged_client(
-                        key,
-                        *address,
-                        client,
-                        comparison,
-                        Signs::default(),
-                        track,
-                        window,
-                    ));
-                } else if comparison.is_comparable() {
+                if comparison.is_comparable() {
                     let lesson = (lessons.len(), taught.len() - 1);
                     compared.push((key, *address, client, comparison, lesson));
                 } else {
                     judgement.window.thin += 1;
                 }
             }
-            lessons.push(Taught {
-                is_fit: !longer,
-                ..Taught::new(key, taught)
-            });
+            lessons.push(Taught::new(key, taught));
         }
         let chances: Vec<f64> = compared.iter().map(|(.., of, _)| of.chance()).collect();
         let limit = benjamini_hochberg(&chances, at.false_discovery_share);
@@ -335,18 +316,12 @@ impl Judgement {
         let enough = |clients: &[Client]| {
             clients.iter().map(|client| client.chunks).sum::<u64>() >= u64::from(min_chunks)
         };
-        let mut undecided = std::mem::take(&mut self.undecided);
-        let mut parts = Vec::with_capacity(self.clients.len() + undecided.len());
-        for (key, clients) in &self.clients {
-            let clients = match undecided.remove(key) {
-                Some(others) => clients.iter().cloned().chain(others).collect(),
-                None => Arc::clone(clients),
-            };
-            parts.push((key.clone(), clients));
-        }
-        parts.extend(undecided.into_iter().map(|(key, of)| (key, of.into())));
+        let undecided = std::mem::take(&mut self.undecided);
+        let undecided = undecided.into_iter().map(|(key, of)| (key, of.into()));
+        let decided = self.clients.iter();
+        let decided = decided.map(|(key, clients)| (key.clone(), Arc::clone(clients)));
         let mut pools: BTreeMap<_, Vec<Part>> = BTreeMap::new();
-        for (cell, clients) in parts {
+        for (cell, clients) in decided.chain(undecided) {
             if enough(&clients) {
                 self.window.votes.push(Vote {
                     cell,

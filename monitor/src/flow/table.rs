@@ -565,6 +565,10 @@ impl Flow {
             let goes_there = |at: &Location| at.route.interconnect == experiment.interconnect.name;
             self.is_sent = location.as_ref().is_some_and(goes_there);
         }
+        // One that is sent there no longer, because its route is gone, is in no arm.
+        self.part = self
+            .part
+            .filter(|part| *part != Arm::OtherWay || self.is_sent);
         if matches!(self.part, None | Some(Arm::Waiting)) {
             self.part = self.part_in(routes);
         }

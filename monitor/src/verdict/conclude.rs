@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::finding::{Alternative, Evidence, Finding, Mechanism, Place, Segment, Verdict};
 use super::scene::{Client, Scene};
 use super::{
-    access_shared, behind_proxy, degraded, host, interconnect, isp, last_mile, ports, reverse_path,
-    transit,
+    access_shared, behind_proxy, degraded, host, interconnect, isp, last_mile, longer_way, ports,
+    reverse_path, transit,
 };
 use crate::flow::baseline::Moments;
 
@@ -34,8 +34,23 @@ pub fn conclude(scene: &Scene<'_>, place: Place) -> Verdict {
             }
         }
     }
+    let mut maybe_longer = false;
+    if !port_explains && let Some(evidence) = longer_way::evidence(&clients) {
+        verdict.mechanisms.insert(Mechanism::PathChange);
+        verdict.evidence.push(evidence);
+        maybe_longer = longer_way::is_possible(scene, &verdict.place);
+    }
     for segment in Segment::ALL {
         let finding = match examine(segment, scene, &verdict.place) {
+            // A way that is longer there or back is no congestion, and nobody's name.
+            Finding::Supported(_) | Finding::Rejected(_)
+                if maybe_longer && matches!(segment, Segment::Isp | Segment::ReversePath) =>
+            {
+                Finding::Open(
+                    "the RTT grew and nothing moves, is lost or slowed: the way may be longer"
+                        .to_owned(),
+                )
+            }
             Finding::Open(_) if port_explains && is_beside_the_port(segment, scene) => {
                 Finding::Rejected(
                     "our own port is full or drops packets, which explains it".to_owned(),

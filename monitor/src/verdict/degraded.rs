@@ -46,12 +46,6 @@ const CLEARLY_GOOD: f64 = 0.5;
 /// Less than the tail of Student's t beyond 1, whatever its degrees of freedom: the normal
 /// distribution, which has the least there, has 0.1587.
 const LIKELY: f64 = 0.158;
-/// A queue of cross traffic moves by more than this part of what it adds: TCP halves or drains what it
-/// has filled, even where thousands of flows do it at different times (Appenzeller, Keslassy and
-/// McKeown, "Sizing router buffers", SIGCOMM 2004), and what fills a queue without moving loses packets.
-const QUEUE_MOVES_SHARE: f64 = 0.03;
-/// And by more than this, µs.
-const QUEUE_MOVES_US: f64 = 1_000.0;
 /// Losses or marks beyond the usual that slow TCP: cubic and Reno are by one in 500 segments on paths of
 /// tens of milliseconds.
 pub const SLOWING_SHARE: f64 = 0.002;
@@ -204,27 +198,6 @@ impl Comparison {
                 .filter(|_| usual.rtt_spread_us.count >= MIN_BASELINE_VALUES)
                 .map(|spread_us| spread_us - usual.rtt_spread_us.mean),
         }
-    }
-
-    /// Whether the way has become longer, and nothing waits: the minimum of the RTT has risen as much
-    /// as its mean, without losses, marks, or a rate that is lower than the longer RTT makes it.
-    pub fn is_longer_way(&self) -> bool {
-        let (Some(rtt), Some(spread_us)) = (self.rtt, self.rtt_spread_excess_us) else {
-            return false;
-        };
-        let none = |sign: Option<Sign>| sign.is_none_or(|sign| sign.is_none());
-        let slowed = |sign: Sign| {
-            sign.harms()
-                && self
-                    .rate_beyond_rtt
-                    .is_none_or(|beyond| beyond >= sign.threshold)
-        };
-        rtt.harms()
-            && spread_us <= QUEUE_MOVES_US.max(QUEUE_MOVES_SHARE * rtt.excess)
-            && self.loss.is_some()
-            && none(self.loss)
-            && none(self.ce)
-            && !self.rate.is_some_and(slowed)
     }
 
     /// Whether enough was measured to judge the client at all. Asked of the RTT alone, because
@@ -432,31 +405,6 @@ mod tests {
         assert_eq!(judge(&at(60_000.0), 0), Raw::Bad);
         assert_eq!(judge(&at(44_900.0), 0), Raw::Leaning);
         assert_eq!(judge(&at(41_000.0), 0), Raw::Good);
-    }
-
-    #[test]
-    fn a_way_that_is_longer_without_a_queue_that_moves_or_losses_is_no_congestion() {
-        let longer = |rtt_spread_us, loss_share: f64, log_rate| {
-            let figures = Figures {
-                rtt_p10_us: Some(60_000.0),
-                rtt_spread_us: Some(rtt_spread_us),
-                loss_share: Some(loss_share),
-                log_rate: Some(log_rate),
-                ..figures()
-            };
-            let totals = Totals {
-                segments: 1_000,
-                lost_downstream_segments: (loss_share * 1_000.0) as u64,
-                ..Totals::default()
-            };
-            let at = Thresholds::default();
-            Comparison::new(&figures, &totals, &usual(), &at).is_longer_way()
-        };
-        assert!(longer(4_500.0, 0.0, 16.0));
-        // 20 ms more, of which 10 ms come and go; or with losses; or much slower.
-        assert!(!longer(14_000.0, 0.0, 16.0));
-        assert!(!longer(4_500.0, 0.01, 16.0));
-        assert!(!longer(4_500.0, 0.0, 14.0));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod interconnect;
 pub mod isp;
 pub mod last_mile;
 mod limits;
+mod longer_way;
 mod medians;
 mod none;
 pub mod playback;

@@ -252,7 +252,7 @@ pub struct Judged<'a> {
 }
 
 impl Standings {
-    /// Notes the clients of `window`, those of a cell together; returns their tracks in the same
+    /// Notes the clients of `window`, in the order of their cells; returns their tracks in the same
     /// order.
     pub fn advance(&mut self, clients: &[Judged<'_>], window: u64) -> Vec<Track> {
         let cells = || clients.chunk_by(|one, next| one.cell == next.cell);
@@ -262,11 +262,18 @@ impl Standings {
         }
         let mut tracks = Vec::with_capacity(clients.len());
         let fresh = Track::new(window.saturating_sub(2));
+        // Both are in the order of the cells: looking each one up would take longer than the rest.
+        let mut known = self.tracks.iter_mut().peekable();
+        let mut new = Vec::new();
         for clients in cells() {
             let cell = clients[0].cell;
             let is_crowded = crowds.is_crowded(cell);
-            let past = self.tracks.entry(cell.clone()).or_default();
-            if past.is_empty() {
+            while known.next_if(|(other, _)| *other < cell).is_some() {}
+            let mut unknown = Vec::new();
+            let past = known.next_if(|(other, _)| *other == cell);
+            let is_new = past.is_none();
+            let past = past.map_or(&mut unknown, |(_, past)| past);
+            if is_new {
                 past.reserve_exact(clients.len());
             }
             for client in clients {
@@ -286,7 +293,11 @@ impl Standings {
                 }
                 tracks.push(*track);
             }
+            if is_new {
+                new.push((cell.clone(), unknown));
+            }
         }
+        self.tracks.extend(new);
         self.note_companions(clients, &mut tracks);
         self.tracks.retain(|_, past| {
             past.retain(|(_, track)| window.saturating_sub(track.window) <= FORGOTTEN_AFTER);

@@ -58,7 +58,7 @@ pub fn markdown(of: &Fortnight) -> String {
          `cargo xtask accuracy --cdn {}` plays 14 days of {} homes in {} ISPs behind {} interconnects, a \
          window a minute, with load that comes and goes with the hour, homes with troubles of their own, \
          and {} shared faults (full queues, losses, longer ways) at places and times that are drawn before \
-         (`simulator/cdn.rs`): {} clients' windows in {:.0} minutes.\n\n\
+         (`simulator/cdn.rs`). Every port's counters are known. {} clients' windows in {:.0} minutes.\n\n\
          | figure | value |\n| --- | --- |\n\
          | wrong names / all names | {} |\n\
          | accusations of a shared network that was not at fault | {} in {} ISP-days |\n\

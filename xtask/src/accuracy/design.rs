@@ -402,7 +402,11 @@ min_segments = 20
                 self.fill(text, "isp_back", Some("Northnet"), BACK_MBIT);
                 truth(text, "reverse_path", "isp = \"Northnet\"");
             }
-            Fault::Detour => happen(text, "isp", Some("Northnet"), DETOUR),
+            Fault::Detour => {
+                happen(text, "isp", Some("Northnet"), DETOUR);
+                // It is no congestion: whoever is named alone is named wrongly.
+                truths(text, &["isp", "reverse_path"], "isp = \"Northnet\"");
+            }
         }
     }
 

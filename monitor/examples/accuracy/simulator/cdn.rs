@@ -3,6 +3,7 @@
 //! day, some of them at once.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use lastmile::config::Config;
@@ -21,6 +22,8 @@ const WINDOWS_A_DAY: u64 = 24 * 60;
 /// The first day is learned from.
 const FAULTY_DAYS: std::ops::Range<u64> = 1..DAYS;
 const FAULTS_A_DAY: usize = 12;
+/// Until every prefix has its windows of a baseline, and nobody can be accused.
+const LEARNING_DAYS: u64 = 2;
 /// Windows that a fault lasts.
 const LASTS: std::ops::Range<f64> = 30.0..180.0;
 /// Windows in which it grows.
@@ -92,8 +95,8 @@ impl Scheduled {
 }
 
 /// Plays it for so many ISPs; `tell` hears of each day.
-pub fn play(isps: usize, seed: u64, mut tell: impl FnMut(u64, &Fortnight)) -> Fortnight {
-    let began = Instant::now();
+pub fn play(isps: NonZeroUsize, seed: u64, mut tell: impl FnMut(u64, &Fortnight)) -> Fortnight {
+    let (began, isps) = (Instant::now(), isps.get());
     let mut random = Random::new(seed);
     let scale = Scale {
         isps,
@@ -104,12 +107,13 @@ pub fn play(isps: usize, seed: u64, mut tell: impl FnMut(u64, &Fortnight)) -> Fo
     let mut faults = schedule(&world, &mut random);
     let mut ill: BTreeMap<usize, (Fault, u64)> = BTreeMap::new();
     let mut course = Course::with(Config::default());
-    let mut names: BTreeMap<Name, u64> = BTreeMap::new();
+    // By whether they were right, too: one that is said for too long becomes a wrong one.
+    let mut names: BTreeMap<(Name, bool), u64> = BTreeMap::new();
     let mut fortnight = Fortnight {
         interconnects: world.interconnects.len(),
         isps,
         homes: world.homes.len(),
-        isp_days: DAYS * isps as u64,
+        isp_days: (DAYS - LEARNING_DAYS) * isps as u64,
         faults: faults.len() as u64,
         ..Fortnight::default()
     };
@@ -167,7 +171,7 @@ pub fn play(isps: usize, seed: u64, mut tell: impl FnMut(u64, &Fortnight)) -> Fo
                             && grade::is_right(&world, &[scheduled.fault], &name);
                     }
                     let is_right = grade::is_right(&world, &there, &name);
-                    let last = names.insert(name.clone(), window);
+                    let last = names.insert((name.clone(), is_right), window);
                     if last.is_some_and(|last| last + FORGOTTEN_AFTER >= window) {
                         continue;
                     }
