@@ -111,12 +111,21 @@ pub fn phases(scenario: &Scenario, plan: &Plan, samples: &[Sample]) -> Vec<Phase
     for (index, fault) in scenario.faults.iter().enumerate() {
         let to_s = *fault.to_s.get_ref();
         let mut phase = phase(samples, fault.from_s + FILL_S, to_s);
-        phase.full = filled_by(plan, fault);
+        let full = filled_by(plan, fault);
+        // What is under way on a longer way counts as waiting: [`short_detours`] has the proof.
+        let is_longer = matches!(fault.traffic, Traffic::Detour { .. });
+        let (full, on_their_way) = if is_longer {
+            (Vec::new(), full)
+        } else {
+            (full, Vec::new())
+        };
+        phase.full = full;
         let others = scenario.faults.iter().enumerate();
         phase.partly_full = others
             .filter(|(other, _)| *other != index)
             .filter(|(_, other)| other.from_s < to_s && *other.to_s.get_ref() > fault.from_s)
             .flat_map(|(_, other)| filled_by(plan, other))
+            .chain(on_their_way)
             .filter(|other| !phase.full.contains(other))
             .collect();
         phases.push(phase);
@@ -124,11 +133,8 @@ pub fn phases(scenario: &Scenario, plan: &Plan, samples: &[Sample]) -> Vec<Phase
     phases
 }
 
-/// The queues a fault fills; none where a way is longer, and all are quiet.
+/// The queues a fault fills.
 fn filled_by(plan: &Plan, fault: &Fault) -> Vec<(Place, String)> {
-    if matches!(fault.traffic, Traffic::Detour { .. }) {
-        return Vec::new();
-    }
     let ports = plan.filled(*fault.fills.get_ref(), fault.name());
     ports.map(|port| (port.place, port.name.clone())).collect()
 }
