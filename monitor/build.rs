@@ -18,6 +18,8 @@ use bpf_toolchain::{BpfToolchain, CACHE_VARIABLE, cache_root};
 
 const PROGRAM: &str = "lastmile-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
+/// What decides verdicts.
+const RULES: &str = "src/verdict";
 
 fn main() -> ExitCode {
     match build() {
@@ -33,7 +35,7 @@ fn build() -> Result<(), String> {
     for variable in [CACHE_VARIABLE, "XDG_CACHE_HOME", "HOME"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    for input in ["build.rs", "../monitor-ebpf", "../Cargo.lock"] {
+    for input in ["build.rs", RULES, "../monitor-ebpf", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={input}");
     }
     println!("cargo::rerun-if-changed=../xtask/src/bpf_toolchain.rs");
@@ -41,6 +43,7 @@ fn build() -> Result<(), String> {
         "cargo::rustc-env=LASTMILE_LAYOUT={:016x}",
         layout(Path::new("../monitor-ebpf/src"))?
     );
+    println!("cargo::rustc-env=LASTMILE_RULES={:016x}", rules()?);
 
     let cache = cache_root()
         .ok_or_else(|| format!("no cache folder: set {CACHE_VARIABLE} or HOME to a folder"))?;
@@ -126,6 +129,57 @@ fn build() -> Result<(), String> {
 /// that the kernel side shares with the daemon, and its constants. Two builds with the same hash
 /// understand each other's maps. (Comments and code do not count.)
 fn layout(folder: &Path) -> Result<u64, String> {
+    let mut hash = Hash::default();
+    for file in sources(folder)? {
+        let mut shared = false;
+        for line in read(&file)?.lines().map(str::trim) {
+            if line.starts_with("//") || line.is_empty() {
+                continue;
+            }
+            shared |= line.starts_with("#[repr(");
+            if shared || line.starts_with("pub const ") && !line.contains("fn ") {
+                hash.add(line);
+            }
+            shared &= line != "}" && !line.ends_with(");");
+        }
+    }
+    Ok(hash.0)
+}
+
+/// A hash of the rules' code: two builds with the same one decide alike.
+fn rules() -> Result<u64, String> {
+    let mut hash = Hash::default();
+    for file in sources(Path::new(RULES))? {
+        let text = read(&file)?;
+        let lines = text.lines().map(str::trim);
+        for line in lines.take_while(|line| *line != "mod tests {") {
+            if !line.starts_with("//") {
+                hash.add(line);
+            }
+        }
+    }
+    Ok(hash.0)
+}
+
+/// FNV-1a (Fowler, Noll, Vo): only accidents matter here.
+struct Hash(u64);
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hash {
+    fn add(&mut self, text: &str) {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
+/// The Rust files of a folder, not of those below it, in order.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
     let unreadable = |error: std::io::Error| format!("{}: {error}", folder.display());
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .map_err(unreadable)?
@@ -134,26 +188,11 @@ fn layout(folder: &Path) -> Result<u64, String> {
         .map_err(unreadable)?;
     files.retain(|file| file.extension().is_some_and(|kind| kind == "rs"));
     files.sort();
-    // FNV-1a (Fowler, Noll, Vo): only accidents matter here.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for file in files {
-        let text =
-            fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let mut shared = false;
-        for line in text.lines().map(str::trim) {
-            if line.starts_with("//") || line.is_empty() {
-                continue;
-            }
-            shared |= line.starts_with("#[repr(");
-            if shared || line.starts_with("pub const ") && !line.contains("fn ") {
-                for byte in line.bytes() {
-                    hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-                }
-            }
-            shared &= line != "}" && !line.ends_with(");");
-        }
-    }
-    Ok(hash)
+    Ok(files)
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// What makes an ordinary cargo one that can build for BPF.

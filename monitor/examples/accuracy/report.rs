@@ -41,8 +41,8 @@ excluded only where three of four prefixes are slowed, clients that limit themse
 votes, a fault the size of a threshold does not come and go), a reader looked for names that an
 absent comparison had passed, and of a way that becomes longer the ISP stays in every set (95.4 % of
 the sets held the truth before). They were frozen as commit FROZEN has them. What follows are the
-families that were held out, with another course of chance than then; those that rules were made
-with are at the end.
+families that were held out, with another course of chance than then; those that rules were made with
+are at the end.
 
 An incident lasts 14 windows of 60 s after 30 to learn from. A *name* is a set of one segment at one
 place; one that is said in any window, before, during or after, counts, once an incident. It is

@@ -17,8 +17,8 @@ use crate::path::ports::InterconnectPorts;
 use crate::verdict::coverage::Coverage;
 use crate::verdict::{self, LocalCounters, Window};
 
-/// The program that decided.
-pub const ENGINE: &str = env!("CARGO_PKG_VERSION");
+/// What decided: the program, and a hash of its rules, which differ between two builds of a version.
+pub const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("LASTMILE_RULES"));
 
 /// Everything that the verdicts of one window were made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
