@@ -115,7 +115,7 @@ enum Task {
     /// docs/accuracy.md and docs/accuracy.json
     Accuracy {
         /// Play the next N incidents of the design for machines, a minute and a half each, instead
-        /// of the simulated ones
+        /// of the simulated ones; 0 writes the report anew from what is on record
         #[arg(long, value_name = "N", conflicts_with_all = ["arguments", "cdn"])]
         machines: Option<usize>,
         /// Play a fortnight of a CDN with so many ISPs instead: 2,000 take half an hour

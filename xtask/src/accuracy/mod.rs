@@ -60,12 +60,17 @@ pub fn play_cdn(isps: usize) -> Result<ExitCode> {
     Ok(exit_code(status.code().unwrap_or(1)))
 }
 
-/// Plays the next `count` incidents of the design in machines; what was simulated stays as it is.
+/// Plays the next `count` incidents of the design in machines; what was simulated stays as it is. With
+/// none the report is written anew from what is on record.
 ///
 /// # Errors
 /// When one of them cannot be played; those before it are kept.
 pub fn play(count: usize, kernel: Kernel) -> Result<ExitCode> {
-    let played = machines::play(count, kernel);
+    let played = if count > 0 {
+        machines::play(count, kernel)
+    } else {
+        Ok(())
+    };
     write(&simulated()?, &read_json()?["simulator"])?;
     played.map(|()| ExitCode::SUCCESS)
 }
