@@ -278,78 +278,58 @@ impl Plan {
     /// If the scenario was not checked: `name` must be known.
     #[must_use]
     pub fn fault_routes(&self, place: Place, name: &str) -> Vec<Route> {
-        if place != Place::Handover {
-            return vec![self.fault_route(place, name)];
-        }
-        let isp = self.isps.iter().position(|known| known == name);
-        let transits = self.transits.iter().enumerate();
-        transits
-            .filter(|(_, transit)| transit.is_some())
-            .zip(isp.into_iter().cycle())
-            .map(|((at, _), isp)| Route {
-                from: (ELSEWHERE.to_owned(), handover_far(at, None)),
-                to: (border(isp), handover_far(at, Some(isp))),
-            })
-            .collect()
-    }
-
-    fn fault_route(&self, place: Place, name: &str) -> Route {
         let index = |names: &[String]| {
             let found = names.iter().position(|known| known == name);
             found.expect("the scenario's check knows every name")
         };
-        match place {
-            Place::Host => Route {
-                from: (VIDEO.to_owned(), VIDEO_ADDRESS),
-                to: (CONTENT.to_owned(), CONTENT_ADDRESS),
-            },
-            Place::OwnNetwork => Route {
-                from: (OFFICE.to_owned(), OFFICE_ADDRESS),
-                to: (CONTENT.to_owned(), CONTENT_ADDRESS),
-            },
+        let isp = || index(&self.isps);
+        let (from, to) = match place {
+            Place::Host => (
+                (VIDEO.to_owned(), VIDEO_ADDRESS),
+                (CONTENT.to_owned(), CONTENT_ADDRESS),
+            ),
+            Place::OwnNetwork => (
+                (OFFICE.to_owned(), OFFICE_ADDRESS),
+                (CONTENT.to_owned(), CONTENT_ADDRESS),
+            ),
             Place::Interconnect => {
                 let at = index(&self.interconnects);
-                Route {
-                    from: (CONTENT.to_owned(), CONTENT_ADDRESS),
-                    to: match self.transits[at] {
-                        Some(_) => (transit(at), exchange_transit(at)),
-                        None => (ELSEWHERE.to_owned(), exchange_elsewhere(at)),
-                    },
-                }
+                let to = match self.transits[at] {
+                    Some(_) => (transit(at), exchange_transit(at)),
+                    None => (ELSEWHERE.to_owned(), exchange_elsewhere(at)),
+                };
+                ((CONTENT.to_owned(), CONTENT_ADDRESS), to)
             }
-            Place::Isp | Place::Handover => {
-                let isp = index(&self.isps);
-                Route {
-                    from: (ELSEWHERE.to_owned(), elsewhere_far(isp)),
-                    to: (access(isp), core_far(isp)),
-                }
+            Place::Handover => {
+                let isp = isp();
+                let ways = self.transits.iter().enumerate();
+                let ways = ways.filter(|(_, transit)| transit.is_some());
+                return ways
+                    .map(|(at, _)| Route {
+                        from: (ELSEWHERE.to_owned(), handover_far(at, None)),
+                        to: (border(isp), handover_far(at, Some(isp))),
+                    })
+                    .collect();
             }
-            Place::AccessNode => {
-                let isp = index(&self.isps);
-                Route {
-                    from: (cache(isp), cache_address(isp)),
-                    to: (node(isp), node_far(isp)),
-                }
-            }
-            Place::IspBack => {
-                let isp = index(&self.isps);
-                Route {
-                    from: (cache(isp), cache_address(isp)),
-                    to: (ELSEWHERE.to_owned(), elsewhere_far(isp)),
-                }
-            }
+            Place::Isp => (
+                (ELSEWHERE.to_owned(), elsewhere_far(isp())),
+                (access(isp()), core_far(isp())),
+            ),
+            Place::AccessNode => (cache_end(isp()), (node(isp()), node_far(isp()))),
+            Place::IspBack => (
+                cache_end(isp()),
+                (ELSEWHERE.to_owned(), elsewhere_far(isp())),
+            ),
             Place::Home => {
                 let home = self
                     .homes
                     .iter()
                     .find(|home| home.address.to_string() == name)
                     .expect("the scenario's check knows every home");
-                Route {
-                    from: (cache(home.isp), cache_address(home.isp)),
-                    to: (home.namespace.clone(), home.address),
-                }
+                (cache_end(home.isp), (home.namespace.clone(), home.address))
             }
-        }
+        };
+        vec![Route { from, to }]
     }
 
     /// Every prefix once, with the first home in it.
@@ -363,6 +343,11 @@ impl Plan {
         prefixes.dedup_by(|a, b| a.0 == b.0);
         prefixes
     }
+}
+
+/// An ISP's cache, as the end of a route.
+fn cache_end(isp: usize) -> (String, Ipv4Addr) {
+    (cache(isp), cache_address(isp))
 }
 
 fn handover_name(transit: &str, isp: &str) -> String {

@@ -118,7 +118,7 @@ enum Task {
         /// of the simulated ones; 0 writes the report anew from what is on record
         #[arg(long, value_name = "N", conflicts_with_all = ["arguments", "cdn"])]
         machines: Option<usize>,
-        /// Play a fortnight of a CDN with so many ISPs instead: 2,000 take half an hour
+        /// Play a fortnight of a CDN with so many ISPs instead: 2,000 take 40 minutes
         #[arg(long, value_name = "ISPS", conflicts_with = "arguments")]
         cdn: Option<usize>,
         /// Of the machines

@@ -349,12 +349,12 @@ impl Worker {
                 Err(error) => tracing::error!("{error:#}; this host's routes are not used"),
             }
         }
-        let described = |sources: &PathSources| OtherWay::new(sources);
+        let other_way = OtherWay::new(&sources);
         if sources.experiment != self.sources.experiment
-            || described(&sources) != described(&self.sources)
+            || other_way.as_ref() != self.view.experiment.as_deref()
         {
             // Marked already, whatever becomes of the files.
-            self.view.experiment = OtherWay::new(&sources).map(Arc::new);
+            self.view.experiment = other_way.map(Arc::new);
             self.view.experiment_since_us = Now::read().unix_us;
             self.publish(Affected::Everything);
         }

@@ -4,15 +4,14 @@
 //! The minimum of the RTT has then risen as much as its mean, while losses, marks and rates stay.
 //! Queues of a few flows move, because TCP halves or drains what it has filled; one that thousands
 //! share hardly does (Appenzeller, Keslassy and McKeown, "Sizing router buffers", SIGCOMM 2004). So
-//! this excuses nobody. But a longer way is no congestion, and whoever it is said of must not be named
-//! for one: the ISP and the way back stay possible.
+//! this excuses nobody. But a longer way is no congestion, and no network may be named for one: the ISP
+//! and the way back stay possible, but for a line whose neighbours are good.
 
-use super::finding::Evidence;
+use super::finding::{Evidence, Place};
 use super::forward;
 use super::last_mile;
 use super::scene::{Client, Scene};
 use crate::flow::baseline::Moments;
-use crate::verdict::Place;
 
 /// What a queue moves by at least, µs and as a part of what it adds.
 const MOVES_US: f64 = 1_000.0;
