@@ -9,6 +9,7 @@ use std::time::Instant;
 use lastmile::config::Config;
 use lastmile::verdict::Segment;
 
+use super::days::{DAYS, ILL_FOR, ILLNESSES, WINDOWS_A_DAY, load};
 use super::fault::{Effects, Fault, Place, Queue};
 use super::grade;
 use super::incident::{Course, local, ports};
@@ -17,8 +18,6 @@ use super::rivals::Name;
 use super::traffic::{self, Sending};
 use super::world::{Scale, Topology, World};
 
-const DAYS: u64 = 14;
-const WINDOWS_A_DAY: u64 = 24 * 60;
 /// The first day is learned from.
 const FAULTY_DAYS: std::ops::Range<u64> = 1..DAYS;
 const FAULTS_A_DAY: usize = 12;
@@ -30,16 +29,8 @@ const LASTS: std::ops::Range<f64> = 30.0..180.0;
 const GROWS_FOR: f64 = 3.0;
 /// A name that comes back after so many windows is another one.
 const FORGOTTEN_AFTER: u64 = 30;
-/// A home falls ill in one window of so many, for an hour at most.
+/// A home falls ill in one window of so many.
 const ILL_ONE_IN: f64 = 20_000.0;
-const ILL_FOR: usize = 60;
-const ILLNESSES: [Queue; 5] = [
-    Queue::DeepFifo,
-    Queue::DeepFifoBbr,
-    Queue::FlowQueuing,
-    Queue::RandomLoss,
-    Queue::Policer,
-];
 const QUEUES: [Queue; 6] = [
     Queue::DeepFifo,
     Queue::DeepFifoBbr,
@@ -118,9 +109,7 @@ pub fn play(isps: NonZeroUsize, seed: u64, mut tell: impl FnMut(u64, &Fortnight)
         ..Fortnight::default()
     };
     for window in 0..DAYS * WINDOWS_A_DAY {
-        let hour = (window % WINDOWS_A_DAY) as f64 / 60.0;
-        // From a tenth of the homes at nine in the morning to nearly all at nine in the evening.
-        let load = 0.5 + 0.4 * ((hour - 21.0) / 24.0 * std::f64::consts::TAU).cos();
+        let load = load((window % WINDOWS_A_DAY) as f64 / 60.0);
         let now: Vec<(Fault, f64)> = faults
             .iter()
             .map(|scheduled| (scheduled.fault, scheduled.level(window)))

@@ -10,13 +10,14 @@ use super::traffic::{self, Sending};
 use super::world::{Scale, Topology, World};
 
 const ISPS: usize = 12;
-const DAYS: u64 = 14;
-const WINDOWS_A_DAY: u64 = 24 * 60;
+pub const DAYS: u64 = 14;
+pub const WINDOWS_A_DAY: u64 = 24 * 60;
 /// A home falls ill in one window of so many.
 const ILL_ONE_IN: f64 = 2_000.0;
 /// Windows that an illness lasts, at most.
-const ILL_FOR: usize = 60;
-const QUEUES: [Queue; 5] = [
+pub const ILL_FOR: usize = 60;
+/// What ails it then.
+pub const ILLNESSES: [Queue; 5] = [
     Queue::DeepFifo,
     Queue::DeepFifoBbr,
     Queue::FlowQueuing,
@@ -46,6 +47,12 @@ pub fn play(isp_days: u64, seed: u64) -> Days {
     days
 }
 
+/// The share of those who watch at all that do at an hour: a tenth at nine in the morning, nearly all at
+/// nine in the evening.
+pub fn load(hour: f64) -> f64 {
+    0.5 + 0.4 * ((hour - 21.0) / 24.0 * std::f64::consts::TAU).cos()
+}
+
 fn fortnight(topology: Topology, seed: u64) -> u64 {
     let mut random = Random::new(seed);
     let scale = Scale {
@@ -59,16 +66,14 @@ fn fortnight(topology: Topology, seed: u64) -> u64 {
     let mut accused: Vec<(Segment, Option<std::sync::Arc<str>>)> = Vec::new();
     let mut accusations = 0;
     for window in 0..DAYS * WINDOWS_A_DAY {
-        let hour = (window % WINDOWS_A_DAY) as f64 / 60.0;
-        // From a tenth of the homes at five to nearly all at nine in the evening.
-        let load = 0.5 + 0.4 * ((hour - 21.0) / 24.0 * std::f64::consts::TAU).cos();
+        let load = load((window % WINDOWS_A_DAY) as f64 / 60.0);
         let mut observations = Vec::new();
         for (at, home) in world.homes.iter().enumerate() {
             if ill[at].is_some_and(|(_, until)| until <= window) {
                 ill[at] = None;
             }
             if ill[at].is_none() && random.chance(1.0 / ILL_ONE_IN) {
-                let queue = random.pick(&QUEUES);
+                let queue = random.pick(&ILLNESSES);
                 let fault = Fault::new(Place::LastMile(at), queue, &mut random);
                 ill[at] = Some((fault, window + 1 + random.index(ILL_FOR) as u64));
             }

@@ -10,14 +10,13 @@ use std::collections::BTreeSet;
 use lastmile::config::Config;
 use lastmile::verdict::Segment;
 
+use super::days::{DAYS, WINDOWS_A_DAY, load};
 use super::fault::{Effects, Fault, Place, Queue};
 use super::incident::{Course, local, ports};
 use super::random::Random;
 use super::traffic::{self, Sending};
 use super::world::{Scale, Topology, World};
 
-const DAYS: u64 = 14;
-const WINDOWS_A_DAY: u64 = 24 * 60;
 /// Hours in which the ports are full, and in which they fill and empty beside them.
 const FULL_HOURS: std::ops::Range<f64> = 19.0..23.0;
 const FILLING_HOURS: f64 = 1.0;
@@ -63,7 +62,7 @@ pub fn play(with_ports: bool, seed: u64) -> Evenings {
         let (day, minute) = (window / WINDOWS_A_DAY, window % WINDOWS_A_DAY);
         let hour = minute as f64 / 60.0;
         let level = level(hour);
-        let load = 0.5 + 0.4 * ((hour - 21.0) / 24.0 * std::f64::consts::TAU).cos();
+        let load = load(hour);
         let mut observations = Vec::new();
         for (at, home) in world.homes.iter().enumerate() {
             if !random.chance(home.watches * load) {
